@@ -1,0 +1,69 @@
+//! From a connection URL to its connector.
+
+use std::sync::Arc;
+
+use syncline_core::{Destination, Error, Result, Source};
+
+/// What a connector folder offers. A role it does not have is `None`.
+pub(crate) struct Connector {
+    /// URL schemes, without the colon.
+    pub(crate) schemes: &'static [&'static str],
+    /// Opens the URL as a source. Connects to nothing yet.
+    pub(crate) source: Option<fn(&str) -> Result<Arc<dyn Source>>>,
+    /// Opens the URL as a destination. Connects to nothing yet.
+    pub(crate) destination: Option<fn(&str) -> Result<Arc<dyn Destination>>>,
+}
+
+const CONNECTORS: &[Connector] = &[
+    #[cfg(feature = "postgres")]
+    crate::postgres::CONNECTOR,
+    #[cfg(feature = "sqlite")]
+    crate::sqlite::CONNECTOR,
+];
+
+/// The source behind a URL.
+///
+/// # Errors
+/// Configuration if no connector reads such URLs or the URL is malformed.
+pub fn source(url: &str) -> Result<Arc<dyn Source>> {
+    let open = find(url)?.source.ok_or_else(|| unsupported(url, "source"))?;
+    open(url)
+}
+
+/// The destination behind a URL.
+///
+/// # Errors
+/// Configuration if no connector writes such URLs or the URL is malformed.
+pub fn destination(url: &str) -> Result<Arc<dyn Destination>> {
+    let open = find(url)?.destination.ok_or_else(|| unsupported(url, "destination"))?;
+    open(url)
+}
+
+fn find(url: &str) -> Result<&'static Connector> {
+    let scheme = scheme(url);
+    CONNECTORS.iter().find(|connector| connector.schemes.contains(&scheme)).ok_or_else(|| {
+        let known: Vec<_> = CONNECTORS.iter().flat_map(|connector| connector.schemes).copied().collect();
+        Error::configuration(format!("no connector for URLs that begin with `{scheme}:`"))
+            .with_remedy(format!("use one of: {}", known.join(", ")))
+    })
+}
+
+/// Never more of the URL than its scheme: the rest may hold a password.
+fn scheme(url: &str) -> &str {
+    url.split(':').next().unwrap_or_default()
+}
+
+fn unsupported(url: &str, role: &str) -> Error {
+    Error::configuration(format!("`{}:` cannot be a {role}", scheme(url)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_scheme_names_the_known_ones_and_never_the_rest() {
+        let error = source("oracle://user:secret@host/db").err().unwrap();
+        assert!(!format!("{error} {:?}", error.remedy()).contains("secret"));
+    }
+}

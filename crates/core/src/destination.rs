@@ -1,0 +1,169 @@
+//! The contracts of a destination.
+//!
+//! # Rules
+//! - *Fence*: [`Destination::open`] takes the pipeline's lock, raises its fencing token, and reads the checkpoint, in this
+//!   order. Every commit checks the token in its own transaction; an older one fails with `Fenced` and changes nothing.
+//! - *Order*: loads of one lane are committed one after another by the engine. Loads of different chunks, and a load of
+//!   changes beside them, run at the same time.
+//! - *Idempotence*: a load commits once. After an `Unknown` outcome the engine reads the checkpoint, compares the delta
+//!   ([`crate::Checkpoint::standing`]) and tries again only if it fits.
+//! - *Cancellation*: dropping a [`Load`] before `commit` rolls it back. A `commit` whose future is dropped has an unknown
+//!   outcome.
+//! - *Retries* belong to the engine.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, Delta};
+use crate::error::Result;
+use crate::load::{Durable, LoadIdentity, Part};
+use crate::name::{Family, PipelineName};
+use crate::report::Finding;
+use crate::schema::TableSchema;
+use crate::selection::SchemaMap;
+
+/// A system that is written.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// Whose native values it understands.
+    fn family(&self) -> Family;
+
+    /// Host, port and database, or path; without secrets.
+    fn address(&self) -> String;
+
+    /// Everything that would stop or hurt a pipeline with these tables, with the statement that mends it. Changes nothing.
+    ///
+    /// # Errors
+    /// Only if the check itself cannot be made.
+    async fn check(&self, tables: &[Arc<TableSchema>], map: &SchemaMap) -> Result<Vec<Finding>>;
+
+    /// Takes the pipeline: lock, fence, bookkeeping (made if absent). A dead holder on this host is ended and waited for;
+    /// a foreign one is waited for up to 10 s while its heartbeat moves.
+    ///
+    /// # Errors
+    /// Configuration, naming the holder, if another process holds the pipeline.
+    async fn open(
+        &self,
+        pipeline: &PipelineName,
+        holder: &Holder,
+        map: &SchemaMap,
+    ) -> Result<Arc<dyn DestinationSession>>;
+
+    /// Forgets a pipeline: its rows of the bookkeeping, and the bookkeeping itself with the last pipeline. The tables it
+    /// loaded stay.
+    ///
+    /// # Errors
+    /// As any write; configuration if the pipeline is held by a running process.
+    async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()>;
+}
+
+/// Who holds a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Host name.
+    pub host: String,
+    /// The kernel's id of this boot: a process id means nothing after a reboot.
+    pub boot_id: String,
+    /// Process id.
+    pub pid: u32,
+    /// Start of the process in clock ticks since boot, so that a reused process id is seen.
+    pub process_start: u64,
+}
+
+/// What a destination promises about a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Data and checkpoint commit together.
+    Atomic,
+    /// No transactions: the load's identity is stored before its first write, and after a crash exactly this load is
+    /// formed again.
+    Repeatable,
+}
+
+/// What to do with a table that exists at the destination before its first snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prepare {
+    /// Drop it and create it anew.
+    Recreate,
+    /// Keep its definition, empty it.
+    Truncate,
+    /// Keep its rows; rows with the same key are overwritten.
+    Keep,
+}
+
+/// What `prepare` found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// The table was created, or was there and empty: chunks may be appended without looking.
+    Empty,
+    /// It holds rows that stay: chunks must be merged.
+    HasRows,
+}
+
+/// A step after a table's chunks are loaded. Each is idempotent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishStep {
+    /// Primary key, and an index on the row key if that is another one. Needed before changes are applied.
+    Key,
+    /// All other indexes and statistics. After the window.
+    Indexes,
+    /// Foreign keys between tables of the pipeline. When all of them are consistent.
+    ForeignKeys,
+}
+
+/// A pipeline held at its destination.
+#[async_trait]
+pub trait DestinationSession: Send + Sync {
+    /// The fencing token.
+    fn fence(&self) -> u64;
+
+    /// What a commit promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// The checkpoint as it stands, read under the fence.
+    ///
+    /// # Errors
+    /// Fenced if the token is no longer the newest.
+    async fn checkpoint(&self) -> Result<Checkpoint>;
+
+    /// Creates or prepares a table before its first chunk. Without `mode` a table with rows is refused.
+    ///
+    /// # Errors
+    /// Configuration, with the choices, if the table has rows and no mode was given, or if its columns do not fit.
+    async fn prepare(&self, table: &Arc<TableSchema>, mode: Option<Prepare>) -> Result<Prepared>;
+
+    /// Begins a load. Several may be open at once on different lanes and chunks.
+    ///
+    /// # Errors
+    /// As any connection.
+    async fn begin(&self, identity: &LoadIdentity) -> Result<Box<dyn Load>>;
+
+    /// Makes a step of a table's completion.
+    ///
+    /// # Errors
+    /// Data, if the rows do not allow the index or key.
+    async fn finish(&self, table: &Arc<TableSchema>, step: FinishStep) -> Result<()>;
+
+    /// Releases lock and connections.
+    async fn close(&self);
+}
+
+/// A load in progress. Dropped: rolled back.
+#[async_trait]
+pub trait Load: Send {
+    /// Writes a part. Parts apply in order.
+    ///
+    /// # Errors
+    /// Data, with the table, if a row cannot be stored: the load is then to be dropped.
+    async fn write(&mut self, part: Part) -> Result<()>;
+
+    /// Commits the parts and the delta together.
+    ///
+    /// # Errors
+    /// Unknown if the answer was lost; fenced; conflict if the delta does not fit. Nothing is written then (or, if
+    /// unknown, all or nothing).
+    async fn commit(self: Box<Self>, delta: &Delta) -> Result<Durable>;
+}
