@@ -1,13 +1,24 @@
 //! SQL sessions: connected, secured, and set so that text forms never depend on the server's configuration.
+//!
+//! TLS has one provider, `ring`, named explicitly: with a process-wide default the choice would belong to whoever
+//! came first.
+
+mod tls;
 
 use std::ops::Deref;
+use std::time::Duration;
 
-use syncline_core::Result;
-use tokio_postgres::Client;
+use syncline_core::{Error, ErrorKind, Result};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config};
 
-use super::url::Address;
+use super::error;
+use super::url::{Address, Host, SslMode};
 
-/// Settings of every session, SQL and replication alike: one text form of every value.
+pub(crate) use tls::tls_config;
+
+/// Settings of every session, SQL and replication alike: one text form of every value, and no row hidden in silence
+/// (`row_security = off` makes a policy that would hide rows an error).
 pub(crate) const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, MDY"),
@@ -15,16 +26,33 @@ pub(crate) const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("timezone", "UTC"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("quote_all_identifiers", "off"),
+    ("standard_conforming_strings", "on"),
     ("search_path", ""),
+    ("row_security", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("jit", "off"),
     ("lock_timeout", "0"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
 ];
+
+/// How long a connection may take, from the first packet to the end of authentication.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long sent bytes may stay unacknowledged before the connection counts as lost.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A SQL session. Its connection task ends with it.
 pub(crate) struct Session {
     client: Client,
-    connection: tokio::task::JoinHandle<()>,
+    connection: JoinHandle<()>,
 }
 
 impl Session {
@@ -33,8 +61,28 @@ impl Session {
     /// # Errors
     /// Configuration for wrong credentials or database, retriable for an unreachable server.
     pub(crate) async fn connect(address: &Address, purpose: &str) -> Result<Self> {
-        let _ = (address, purpose);
-        Err(syncline_core::Error::configuration("not written yet"))
+        let config = config_of(address, purpose);
+        let connecting = async {
+            match tls_config(address)? {
+                None => {
+                    let connected = config.connect(tokio_postgres::NoTls).await;
+                    let (client, connection) = connected.map_err(|error| refused(error, address))?;
+                    Ok(Self { client, connection: tokio::spawn(drive(connection)) })
+                }
+                Some(tls) => {
+                    let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls.as_ref().clone());
+                    let connected = config.connect(tls).await;
+                    let (client, connection) = connected.map_err(|error| refused(error, address))?;
+                    Ok(Self { client, connection: tokio::spawn(drive(connection)) })
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Retriable,
+                format!("{} did not answer within {} s", address.display(), CONNECT_TIMEOUT.as_secs()),
+            ))
+        })
     }
 }
 
@@ -48,5 +96,98 @@ impl Deref for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+/// What a connection's task reports is what its client's next call reports too, so nothing is lost by ending quietly.
+async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    if let Err(error) = connection.await {
+        tracing::debug!(error = %error, "a PostgreSQL connection ended");
+    }
+}
+
+/// The `options` of a startup packet that set [`SESSION_SETTINGS`]; blanks and backslashes inside a value are escaped
+/// as the server's own splitting of this text demands.
+pub(crate) fn startup_options() -> String {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
+    let settings = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
+    settings.collect::<Vec<_>>().join(" ")
+}
+
+fn config_of(address: &Address, purpose: &str) -> Config {
+    let mut config = Config::new();
+    match &address.host {
+        Host::Tcp { host, port } => config.host(host).port(*port),
+        Host::Socket { dir, port } => config.host_path(dir).port(*port),
+    };
+    if let Some(password) = &address.password {
+        config.password(password);
+    }
+    config
+        .user(&address.user)
+        .dbname(&address.database)
+        .application_name(format!("syncline/{purpose}"))
+        .options(startup_options())
+        .ssl_mode(match address.ssl_mode {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => {
+                tokio_postgres::config::SslMode::Require
+            }
+        })
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives(true)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_RETRIES)
+        .tcp_user_timeout(TCP_USER_TIMEOUT);
+    config
+}
+
+/// An error while connecting: the server's own by its code; a broken connection is retriable; what is left is the
+/// client refusing (no TLS there, no password given), which only another URL mends.
+fn refused(error: tokio_postgres::Error, address: &Address) -> Error {
+    let doing = format!("connecting to {}", address.display());
+    if error.as_db_error().is_some() {
+        return error::from_client(error, &doing);
+    }
+    let mut cause = std::error::Error::source(&error);
+    while let Some(lower) = cause {
+        if let Some(tls) = tls::error_in(lower) {
+            let message = format!("the server's TLS certificate or handshake is refused: {tls}");
+            return Error::configuration(message)
+                .with_remedy("name the certificate's issuer with sslrootcert=FILE, or choose another sslmode")
+                .with_source(error)
+                .context(doing);
+        }
+        if lower.is::<std::io::Error>() {
+            return error::from_client(error, &doing);
+        }
+        cause = lower.source();
+    }
+    if error.is_closed() {
+        return error::from_client(error, &doing);
+    }
+    let message =
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), |why| format!("{error}: {why}"));
+    Error::configuration(message)
+        .with_remedy("check user, password and sslmode in the URL")
+        .with_source(error)
+        .context(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn startup_options_survive_the_servers_splitting() {
+        let options = startup_options();
+        assert!(options.contains("-c datestyle=ISO,\\ MDY "), "{options}");
+        assert!(options.contains("-c search_path= "), "{options}");
     }
 }
