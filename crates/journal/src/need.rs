@@ -1,0 +1,48 @@
+//! What lanes still need of a journal, and what that costs.
+
+use std::collections::BTreeSet;
+
+use syncline_core::{Position, TableId};
+
+/// What one lane still needs: the entries that end after `after`, as far as they have changes of its tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Where the lane stands.
+    pub after: Position,
+    /// Its tables.
+    pub tables: Interest,
+}
+
+/// A set of tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interest {
+    /// One table that goes apart.
+    Only(TableId),
+    /// All tables but these: the main lane.
+    AllExcept(BTreeSet<TableId>),
+}
+
+impl Interest {
+    /// Whether a table is in the set.
+    #[must_use]
+    pub fn covers(&self, table: &TableId) -> bool {
+        match self {
+            Self::Only(id) => id == table,
+            Self::AllExcept(ids) => !ids.contains(table),
+        }
+    }
+}
+
+/// How full a journal is, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes on disk and on their way to it.
+    pub bytes: u64,
+    /// What they may be.
+    pub budget_bytes: u64,
+    /// Whether an append is waiting for room: the source is held back.
+    pub held_back: bool,
+    /// Bytes of changes that each [`Need`] of the last [`crate::Journal::retain`] still pins on disk, in its order.
+    /// Counted by segment: a segment in which a lane stands counts with all changes of the lane's tables.
+    pub needed: Vec<u64>,
+}
