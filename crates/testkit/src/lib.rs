@@ -3,6 +3,7 @@
 //!
 //! Nothing here is used by production code.
 
+pub mod compare;
 pub mod ports;
 pub mod postgres;
 pub mod process;

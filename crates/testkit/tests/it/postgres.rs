@@ -65,7 +65,7 @@ fn a_server_dies_with_a_killed_test_process() {
         return;
     }
     let mut inner = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "a_server_dies_with_a_killed_test_process"])
+        .args(["--exact", "--nocapture", "postgres::a_server_dies_with_a_killed_test_process"])
         .env(INNER, "1")
         .stdout(Stdio::piped())
         .spawn()

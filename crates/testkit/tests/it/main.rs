@@ -1,0 +1,4 @@
+//! The testkit's servers, comparison and writers, against real servers.
+
+mod compare;
+mod postgres;
