@@ -112,7 +112,7 @@ pub struct ChunkEntry {
     pub range: String,
     /// The read mark.
     pub mark: String,
-    /// Rows loaded.
+    /// Rows loaded: 0 in a delta, the destination writes the number it loaded.
     pub rows: u64,
 }
 
@@ -300,7 +300,9 @@ impl Checkpoint {
             Change::Chunk { table, generation, n, entry } => self
                 .tables
                 .get(table)
-                .is_some_and(|t| t.generation == *generation && t.chunks.get(n) == Some(entry)),
+                .filter(|t| t.generation == *generation)
+                .and_then(|t| t.chunks.get(n))
+                .is_some_and(|loaded| loaded.range == entry.range && loaded.mark == entry.mark),
             Change::Reset { table, generation } => {
                 self.tables.get(table).is_some_and(|t| t.generation == *generation)
             }

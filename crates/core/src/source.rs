@@ -179,6 +179,11 @@ pub trait Snapshots: Send + Sync {
     /// A conflict if the mark cannot be read.
     fn saw(&self, mark: &ReadMark, transactions: &[u64]) -> Result<bool>;
 
+    /// Whether the chunks of the table's present plan are all read in one snapshot, taken when they were planned. If
+    /// not, a chunk read now sees what is committed now, so that waiting changes may be applied before all chunks are
+    /// loaded.
+    fn reads_one_snapshot(&self, table: &TableId) -> bool;
+
     /// Gives up what `plan` held for the table.
     async fn finish(&self, table: &TableId);
 }

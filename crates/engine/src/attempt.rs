@@ -1,0 +1,162 @@
+//! What the tasks of one attempt share: the session, the tables, and the checkpoint as it stands after every commit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use syncline_core::{
+    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, Load, LoadIdentity, LoadKind,
+    Position, Result, TableId, TablePhase, TableSchema, TableState,
+};
+use syncline_journal::Journal;
+use tokio::sync::{Notify, RwLock};
+
+use crate::board::Board;
+use crate::control::Control;
+use crate::pipeline::Pipeline;
+use crate::summary::Sum;
+
+/// What lasts for a whole run, whatever its attempts do.
+pub(crate) struct Context {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) control: Control,
+    pub(crate) board: Board,
+    /// Opened by the first attempt that streams.
+    pub(crate) journal: tokio::sync::OnceCell<Journal>,
+    /// Where the journal ended when this run opened it: what a lane takes up to there was read by an earlier run.
+    pub(crate) carried: std::sync::OnceLock<Position>,
+    /// What the run must reach to be done; fixed by the first attempt.
+    pub(crate) target: std::sync::OnceLock<Position>,
+    /// A commit whose answer is out, with what to add to the sum if it stands.
+    pub(crate) in_doubt: Mutex<Option<(Delta, Sum)>>,
+    /// Where the lanes stood after the last commit, for the sum when no attempt is open any more.
+    pub(crate) lanes: Mutex<BTreeMap<Lane, Position>>,
+}
+
+/// Transactions a lane has applied lately, by the source's numbers. A read that goes beside the stream must have seen
+/// them. Older ones than these were visible long ago: visibility lags a commit's place in the log by moments.
+#[derive(Default)]
+pub(crate) struct Applied(VecDeque<u64>);
+
+/// Most transactions remembered per table (2 MiB).
+const APPLIED_MAX: usize = 1 << 18;
+
+impl Applied {
+    pub(crate) fn add(&mut self, transactions: impl IntoIterator<Item = u64>) {
+        self.0.extend(transactions);
+        self.0.drain(..self.0.len().saturating_sub(APPLIED_MAX));
+    }
+
+    pub(crate) fn transactions(&self) -> Vec<u64> {
+        self.0.iter().copied().collect()
+    }
+}
+
+/// One try inside a run, opened.
+pub(crate) struct Attempt {
+    pub(crate) context: Arc<Context>,
+    pub(crate) session: Arc<dyn DestinationSession>,
+    pub(crate) tables: BTreeMap<TableId, Arc<TableSchema>>,
+    /// Who may move a table's lane, and what it has applied in its window. Chunk loads hold it shared.
+    pub(crate) windows: BTreeMap<TableId, Arc<RwLock<Applied>>>,
+    /// What `Streams::settled` needs; `None` without a stream.
+    pub(crate) origin: Option<syncline_core::Origin>,
+    /// Wakes the loader: a table's phase changed.
+    pub(crate) changed: Notify,
+    /// Tables whose changes no longer come; the loader marks them before anything later is appended.
+    pub(crate) undecodable: Mutex<Vec<TableId>>,
+    /// Wakes the reader: such a mark is durable.
+    pub(crate) marked: Notify,
+    /// The source's end of log as last heard.
+    pub(crate) source_end: Mutex<Option<Position>>,
+    checkpoint: Mutex<Checkpoint>,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        session: Arc<dyn DestinationSession>,
+        tables: BTreeMap<TableId, Arc<TableSchema>>,
+        origin: Option<syncline_core::Origin>,
+        checkpoint: Checkpoint,
+    ) -> Self {
+        let windows = tables.keys().map(|id| (id.clone(), Arc::default())).collect();
+        Self {
+            context,
+            session,
+            tables,
+            windows,
+            origin,
+            changed: Notify::new(),
+            undecodable: Mutex::default(),
+            marked: Notify::new(),
+            source_end: Mutex::default(),
+            checkpoint: Mutex::new(checkpoint),
+        }
+    }
+
+    /// The checkpoint after the last commit.
+    pub(crate) fn checkpoint(&self) -> MutexGuard<'_, Checkpoint> {
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table_state(&self, table: &TableId) -> Option<TableState> {
+        self.checkpoint().tables.get(table).cloned()
+    }
+
+    pub(crate) fn lane_at(&self, lane: &Lane) -> Option<Position> {
+        self.checkpoint().lanes.get(lane).cloned()
+    }
+
+    /// Tables in a phase that have not stopped.
+    pub(crate) fn tables_in(&self, phase: TablePhase) -> Vec<Arc<TableSchema>> {
+        let checkpoint = self.checkpoint();
+        let in_phase = |id: &TableId| checkpoint.tables.get(id).is_some_and(|state| state.phase == phase);
+        self.tables
+            .values()
+            .filter(|table| in_phase(&table.id) && !self.context.board.is_stopped(&table.id))
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn identity(&self, lane: Lane, kind: LoadKind) -> LoadIdentity {
+        LoadIdentity { pipeline: self.context.pipeline.name.clone(), lane, kind }
+    }
+
+    /// Begins a load.
+    pub(crate) async fn begin(&self, lane: Lane, kind: LoadKind) -> Result<Box<dyn Load>> {
+        self.session.begin(&self.identity(lane, kind)).await
+    }
+
+    /// Commits a load and takes its delta, with what the destination added, into the checkpoint held here.
+    pub(crate) async fn commit(&self, load: Box<dyn Load>, delta: &Delta) -> Result<Durable> {
+        let durable = load.commit(delta).await?;
+        let mut whole = delta.clone();
+        for change in &mut whole.changes {
+            if let Change::Chunk { entry, .. } = change {
+                entry.rows = durable.counts.applied;
+            }
+        }
+        whole.changes.extend(rereads_of(&durable));
+        let mut checkpoint = self.checkpoint();
+        checkpoint.apply(&whole).map_err(|misfit| Error::bug(format!("after a commit: {}", misfit.0)))?;
+        self.context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
+        Ok(durable)
+    }
+
+    /// A commit of nothing but the checkpoint.
+    pub(crate) async fn commit_changes(&self, lane: Lane, changes: Vec<Change>) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let load = self.begin(lane, LoadKind::Bookkeeping).await?;
+        self.commit(load, &Delta::of(changes)).await.map(|_| ())
+    }
+}
+
+fn rereads_of(durable: &Durable) -> Vec<Change> {
+    let mut by_table: BTreeMap<TableId, Vec<_>> = BTreeMap::new();
+    for (table, key) in &durable.rereads {
+        by_table.entry(table.clone()).or_default().push(key.clone());
+    }
+    by_table.into_iter().map(|(table, keys)| Change::AddReread { table, keys }).collect()
+}

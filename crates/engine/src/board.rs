@@ -1,0 +1,114 @@
+//! What the tasks of a run tell each other's observers: counts, phases, and what is waited for.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use syncline_core::{Error, TableId};
+
+use crate::progress::{Phase, Progress, TableProgress};
+use crate::summary::{StoppedTable, Sum};
+
+/// Shared by the tasks of a run. Every method is short; no lock is held across an await.
+#[derive(Default)]
+pub(crate) struct Board {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    progress: Progress,
+    tables: BTreeMap<TableId, TableProgress>,
+    stopped: BTreeMap<TableId, StoppedTable>,
+    sum: Sum,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.lock().progress.phase = phase;
+    }
+
+    pub(crate) fn waiting_for(&self, what: Option<String>) {
+        self.lock().progress.waiting_for = what;
+    }
+
+    pub(crate) fn attempt(&self, number: u32, last_error: Option<&Error>) {
+        let mut inner = self.lock();
+        inner.progress.attempt = number;
+        if let Some(error) = last_error {
+            inner.progress.last_error = Some(error.to_string());
+        }
+    }
+
+    /// Edits the figures that have no method of their own.
+    pub(crate) fn edit(&self, edit: impl FnOnce(&mut Progress)) {
+        edit(&mut self.lock().progress);
+    }
+
+    /// Sets a table's line.
+    pub(crate) fn table(&self, table: &TableId, state: &str, rows_done: u64, rows_estimated: Option<u64>) {
+        let mut inner = self.lock();
+        let stopped = inner.stopped.get(table).map(|stopped| stopped.error.clone());
+        let state = if stopped.is_some() { "stopped" } else { state }.to_owned();
+        let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error: stopped };
+        inner.tables.insert(table.clone(), line);
+    }
+
+    pub(crate) fn table_state(&self, table: &TableId, state: &str) {
+        if let Some(line) = self.lock().tables.get_mut(table)
+            && line.error.is_none()
+        {
+            state.clone_into(&mut line.state);
+        }
+    }
+
+    pub(crate) fn rows_done(&self, table: &TableId, rows: u64) {
+        if let Some(line) = self.lock().tables.get_mut(table) {
+            line.rows_done += rows;
+        }
+    }
+
+    /// A table cannot go on.
+    pub(crate) fn stop_table(&self, table: &TableId, error: &Error) {
+        let mut inner = self.lock();
+        if let Some(line) = inner.tables.get_mut(table) {
+            "stopped".clone_into(&mut line.state);
+            line.error = Some(error.to_string());
+        }
+        let remedy = error.remedy().map(str::to_owned);
+        inner.stopped.entry(table.clone()).or_insert_with(|| StoppedTable {
+            table: table.clone(),
+            error: error.to_string(),
+            remedy,
+        });
+    }
+
+    pub(crate) fn is_stopped(&self, table: &TableId) -> bool {
+        self.lock().stopped.contains_key(table)
+    }
+
+    pub(crate) fn stopped(&self) -> Vec<StoppedTable> {
+        self.lock().stopped.values().cloned().collect()
+    }
+
+    /// Adds to the sum of the run.
+    pub(crate) fn tally(&self, tally: impl FnOnce(&mut Sum)) {
+        let mut inner = self.lock();
+        tally(&mut inner.sum);
+        inner.progress.changes_read = inner.sum.read;
+        inner.progress.changes_applied =
+            inner.sum.applied + inner.sum.superseded + inner.sum.unchanged + inner.sum.skipped;
+    }
+
+    pub(crate) fn sum(&self) -> Sum {
+        self.lock().sum
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        let inner = self.lock();
+        Progress { tables: inner.tables.values().cloned().collect(), ..inner.progress.clone() }
+    }
+}

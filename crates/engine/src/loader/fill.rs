@@ -1,0 +1,303 @@
+//! Filling a load: from a lane's entries, cut and collapsed, into the parts of one commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use syncline_core::{
+    Change, ChangeBatch, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
+    Result, RowKey, TableId, TablePhase,
+};
+use syncline_journal::Journal;
+
+use crate::attempt::{Applied, Attempt};
+use crate::collapse::Collapse;
+use crate::cut::{Decision, decide};
+use crate::lane::LaneReader;
+use crate::summary::Sum;
+
+/// Memory a part may take before it is written.
+const PART_BYTES_MAX: usize = 16 << 20;
+/// Bytes of entries after which a load takes no further transaction.
+const LOAD_BYTES_TARGET: usize = 32 << 20;
+/// Ranges without changes that are passed in one go, so that other lanes get their turn.
+const ENTRIES_MAX: usize = 4096;
+
+/// Judges the changes of a table in its window, and remembers what the lane applies.
+pub(crate) struct Window<'a> {
+    pub(crate) judge: &'a dyn CutPlan,
+    pub(crate) applied: &'a mut Applied,
+}
+
+/// A load that is ready to commit, or the knowledge that a range has nothing for this lane.
+pub(crate) struct Filled {
+    load: Option<Box<dyn Load>>,
+    from: Position,
+    to: Position,
+    sum: Sum,
+    rows: u64,
+    rereads: BTreeMap<TableId, Vec<RowKey>>,
+    newest_commit_us: i64,
+    transactions: Vec<(TableId, Vec<u64>)>,
+}
+
+/// Takes what waits for a lane, up to the byte target. `None`: nothing waits.
+pub(crate) async fn fill(
+    attempt: &Arc<Attempt>,
+    journal: &Journal,
+    lane: &mut LaneReader,
+    apart: &BTreeSet<TableId>,
+    mut window: Option<Window<'_>>,
+    limit: Option<&Position>,
+) -> Result<Option<Filled>> {
+    let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone());
+    let (mut entries, mut bytes) = (0, 0);
+    let mut in_piece = false;
+    while let Some(entry) = lane.peek(journal, limit).await? {
+        for batch in entry.batches.iter().filter(|batch| lane.takes(batch, apart)) {
+            bytes += batch.bytes();
+            filler.take(&entry, batch, window.as_mut()).await?;
+        }
+        lane.take();
+        in_piece = entry.is_piece();
+        entries += 1;
+        if !in_piece && (bytes >= LOAD_BYTES_TARGET || entries >= ENTRIES_MAX) {
+            break;
+        }
+    }
+    if in_piece {
+        return Err(Error::bug("a closed transaction ended in a piece"));
+    }
+    if entries == 0 { Ok(None) } else { filler.finish(lane.passed.clone()).await.map(Some) }
+}
+
+/// Counts the changes that wait for a lane up to a position, as let go.
+pub(crate) async fn count_waiting(
+    attempt: &Attempt,
+    journal: &Journal,
+    lane: &mut LaneReader,
+    limit: &Position,
+) -> Result<Sum> {
+    let mut sum = Sum::default();
+    lane.rewind(journal);
+    while let Some(entry) = lane.peek(journal, Some(limit)).await? {
+        for batch in entry.batches.iter().filter(|batch| lane.takes(batch, &BTreeSet::new())) {
+            sum.let_go += batch.len() as u64;
+            sum.read += carried(attempt, &entry, batch);
+        }
+        lane.take();
+    }
+    Ok(sum)
+}
+
+/// Changes that an earlier run read: this run counts them when a lane takes them.
+fn carried(attempt: &Attempt, entry: &Entry, batch: &ChangeBatch) -> u64 {
+    match attempt.context.carried.get() {
+        Some(end) if entry.to <= *end && !(entry.is_piece() && entry.to == *end) => batch.len() as u64,
+        _ => 0,
+    }
+}
+
+struct Filler<'a> {
+    attempt: &'a Arc<Attempt>,
+    lane: Lane,
+    from: Position,
+    load: Option<Box<dyn Load>>,
+    parts: BTreeMap<TableId, Collapse>,
+    /// Shape of each table's open part.
+    versions: BTreeMap<TableId, u32>,
+    sum: Sum,
+    rows: u64,
+    rereads: BTreeMap<TableId, Vec<RowKey>>,
+    newest_commit_us: i64,
+    transactions: Vec<(TableId, Vec<u64>)>,
+}
+
+impl<'a> Filler<'a> {
+    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position) -> Self {
+        Self {
+            attempt,
+            lane,
+            from,
+            load: None,
+            parts: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            sum: Sum::default(),
+            rows: 0,
+            rereads: BTreeMap::new(),
+            newest_commit_us: 0,
+            transactions: Vec::new(),
+        }
+    }
+
+    async fn take(
+        &mut self,
+        entry: &Entry,
+        batch: &ChangeBatch,
+        window: Option<&mut Window<'_>>,
+    ) -> Result<()> {
+        let id = &batch.table.id;
+        self.sum.read += carried(self.attempt, entry, batch);
+        if self.attempt.table_state(id).is_none_or(|state| state.phase == TablePhase::NeedsSnapshot) {
+            self.sum.let_go += batch.len() as u64;
+            return Ok(());
+        }
+        let newest = entry.transactions.last().map_or(0, |transaction| transaction.committed_at_us);
+        self.newest_commit_us = self.newest_commit_us.max(newest);
+        let decisions = window.as_ref().map(|window| judge(window.judge, entry, batch)).transpose()?;
+        let applied = transactions_of(entry, batch);
+        match window {
+            Some(window) => window.applied.add(applied),
+            None => self.transactions.push((id.clone(), applied)),
+        }
+        if self.versions.get(id).is_some_and(|version| *version != batch.table.version) {
+            self.flush().await?;
+        }
+        self.versions.insert(id.clone(), batch.table.version);
+        let part = self.parts.entry(id.clone()).or_insert_with(|| Collapse::new(Arc::clone(&batch.table)));
+        part.push(batch.clone(), decisions.as_deref()).map_err(|error| error.with_table(id))?;
+        if self.parts.values().map(Collapse::bytes).sum::<usize>() >= PART_BYTES_MAX {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the open parts to the load.
+    async fn flush(&mut self) -> Result<()> {
+        self.versions.clear();
+        for (id, part) in std::mem::take(&mut self.parts) {
+            let collapsed = part.finish().map_err(|error| error.with_table(&id))?;
+            self.sum.superseded += collapsed.superseded;
+            self.sum.skipped += collapsed.skipped;
+            if !collapsed.rereads.is_empty() {
+                self.rereads.entry(id).or_default().extend(collapsed.rereads);
+            }
+            let Some(batch) = collapsed.batch else { continue };
+            self.rows += batch.len() as u64;
+            if self.load.is_none() {
+                // The end of the load is not known yet; its beginning in its lane identifies it.
+                let kind = LoadKind::Changes { from: self.from.clone(), to: self.from.clone() };
+                self.load = Some(self.attempt.begin(self.lane.clone(), kind).await?);
+            }
+            if let Some(load) = &mut self.load {
+                load.write(Part::Changes(batch)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, to: Position) -> Result<Filled> {
+        self.flush().await?;
+        Ok(Filled {
+            load: self.load,
+            from: self.from,
+            to,
+            sum: self.sum,
+            rows: self.rows,
+            rereads: self.rereads,
+            newest_commit_us: self.newest_commit_us,
+            transactions: self.transactions,
+        })
+    }
+}
+
+fn judge(judge: &dyn CutPlan, entry: &Entry, batch: &ChangeBatch) -> Result<Vec<Decision>> {
+    let cuts = judge.judge(batch, &entry.transactions)?;
+    if cuts.len() != batch.len() {
+        return Err(Error::bug("a cut does not fit its batch").with_table(&batch.table.id));
+    }
+    let decision = |(row, cut)| decide(batch.operations[row], batch.old_row(row).is_some(), cut);
+    let decisions: Vec<_> = cuts.into_iter().enumerate().map(decision).collect();
+    if decisions.contains(&Decision::StartOver) {
+        return Err(crate::loader::closing::truncated(&batch.table.id));
+    }
+    Ok(decisions)
+}
+
+/// The source's numbers of the transactions a batch has changes of.
+fn transactions_of(entry: &Entry, batch: &ChangeBatch) -> Vec<u64> {
+    let mut numbers = batch.transactions.clone();
+    numbers.dedup();
+    numbers
+        .iter()
+        .filter_map(|&n| entry.transactions.get(n as usize))
+        .map(|transaction| transaction.id)
+        .collect()
+}
+
+impl Filled {
+    /// Whether the range has nothing to write, so that its commit can wait.
+    pub(crate) fn is_progress(&self) -> bool {
+        self.load.is_none() && self.rereads.is_empty() && self.sum == Sum::default()
+    }
+
+    /// Commits the load, moves the lane, and adds to the run's sum.
+    pub(crate) async fn commit(
+        self,
+        attempt: &Arc<Attempt>,
+        lane: &mut LaneReader,
+        extra: Vec<Change>,
+    ) -> Result<()> {
+        let load = match self.load {
+            Some(load) => load,
+            None => {
+                let kind = LoadKind::Changes { from: self.from.clone(), to: self.to.clone() };
+                attempt.begin(lane.lane.clone(), kind).await?
+            }
+        };
+        let advance = Change::Advance { lane: lane.lane.clone(), from: self.from, to: self.to.clone() };
+        let rereads = self
+            .rereads
+            .iter()
+            .map(|(table, keys)| Change::AddReread { table: table.clone(), keys: keys.clone() });
+        let changes = std::iter::once(advance).chain(rereads).chain(extra).collect();
+        let delta = Delta { changes, reread_missing: true };
+        let mut sum = self.sum;
+        sum.applied += self.rows;
+        let doubt = &attempt.context.in_doubt;
+        *doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some((delta.clone(), sum));
+        let durable = attempt.commit(load, &delta).await?;
+        doubt.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let counts = durable.counts;
+        if counts.applied + counts.unchanged + counts.rereads != self.rows {
+            return Err(Error::bug(format!(
+                "a load of {} rows came back as {} applied, {} unchanged, {} to read again",
+                self.rows, counts.applied, counts.unchanged, counts.rereads
+            )));
+        }
+        lane.committed = self.to;
+        attempt.context.board.tally(|total| {
+            total.read += sum.read;
+            total.superseded += sum.superseded + counts.rereads;
+            total.skipped += sum.skipped;
+            total.let_go += sum.let_go;
+            total.applied += counts.applied;
+            total.unchanged += counts.unchanged;
+        });
+        for (table, transactions) in self.transactions {
+            if let Some(window) = attempt.windows.get(&table) {
+                window.write().await.add(transactions);
+            }
+        }
+        show_latency(attempt, self.newest_commit_us);
+        Ok(())
+    }
+}
+
+/// The age of the newest change of a load at the moment it is durable.
+fn show_latency(attempt: &Attempt, newest_commit_us: i64) {
+    if newest_commit_us == 0 {
+        return;
+    }
+    let now_us = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_micros()).ok())
+        .unwrap_or(newest_commit_us);
+    let lag_ms = u64::try_from((now_us - newest_commit_us) / 1000).unwrap_or(0);
+    attempt.context.board.edit(|progress| progress.lag_ms = Some(lag_ms));
+}
+
+/// A batch of upserts and deletes for rows read again.
+pub(crate) fn operations_of(found: usize, gone: usize) -> Vec<Operation> {
+    [vec![Operation::Upsert; found], vec![Operation::Delete; gone]].concat()
+}

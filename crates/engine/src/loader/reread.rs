@@ -1,0 +1,174 @@
+//! Reading rows again: those whose masked columns had no row to come from.
+//!
+//! A re-read is a chunk of a few keys. It is loaded only if it saw everything its lane has applied, and the lane does not
+//! move meanwhile: the loader does both. In a window it enters the ledger, so that later changes of its keys are cut by
+//! it. Outside one, later changes that the read already saw are applied once more and end in the same state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
+use arrow_select::take::take_record_batch;
+use syncline_core::{
+    Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey,
+    TablePhase, TableSchema, TableState,
+};
+
+use crate::loader::Loader;
+use crate::loader::fill::operations_of;
+
+/// Keys read at once.
+const KEYS_MAX: usize = 1000;
+/// How long a read may fail to see what the lane has applied before that is an error.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Loader {
+    /// Re-reads of tables that are in the main lane.
+    pub(crate) async fn reread_of_main(&mut self) -> Result<bool> {
+        let mut worked = false;
+        for table in self.attempt.tables_in(TablePhase::Consistent) {
+            let listed = self.attempt.table_state(&table.id).is_some_and(|state| !state.rereads.is_empty());
+            if listed && !self.apart.contains_key(&table.id) {
+                self.reread(&table, false).await?;
+                worked = true;
+            }
+        }
+        Ok(worked)
+    }
+
+    /// Reads some listed rows of a table again and loads them.
+    pub(crate) async fn reread(&mut self, table: &Arc<TableSchema>, in_window: bool) -> Result<()> {
+        let Some(state) = self.attempt.table_state(&table.id) else { return Ok(()) };
+        let keys: Vec<RowKey> = state.rereads.iter().take(KEYS_MAX).cloned().collect();
+        let source = Arc::clone(&self.attempt.context.pipeline.source);
+        let snapshots =
+            source.snapshots().ok_or_else(|| Error::bug("a re-read of a source without snapshots"))?;
+        let wanted = RowKey::to_batch(&keys, table)?;
+        let (rows, mark) = self.read_what_was_applied(table, &wanted).await?;
+        let n = state.chunks.keys().next_back().map_or(0, |n| n + 1);
+        let mut changes = vec![Change::RemoveReread { table: table.id.clone(), keys: keys.clone() }];
+        if in_window {
+            let range = snapshots.range_of_keys(table, &wanted)?;
+            let entry = ChunkEntry { range, mark: mark.0, rows: 0 };
+            changes.push(Change::Chunk { table: table.id.clone(), generation: state.generation, n, entry });
+        }
+        let lane = if in_window { Lane::Table(table.id.clone()) } else { Lane::Main };
+        self.load_reread(table, &state, n, lane, &keys, &rows, changes).await
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one load, its identity and its delta; a struct would live for one call"
+    )]
+    async fn load_reread(
+        &self,
+        table: &Arc<TableSchema>,
+        state: &TableState,
+        n: u32,
+        lane: Lane,
+        keys: &[RowKey],
+        rows: &RecordBatch,
+        changes: Vec<Change>,
+    ) -> Result<()> {
+        let kind = LoadKind::Reread { table: table.id.clone(), generation: state.generation, n };
+        let mut load = self.attempt.begin(lane, kind).await?;
+        load.write(Part::Changes(reread_changes(table, keys, rows)?)).await?;
+        self.attempt.commit(load, &Delta::of(changes)).await.map(|_| ())
+    }
+
+    async fn read_what_was_applied(
+        &self,
+        table: &Arc<TableSchema>,
+        keys: &RecordBatch,
+    ) -> Result<(RecordBatch, ReadMark)> {
+        let source = Arc::clone(&self.attempt.context.pipeline.source);
+        let snapshots =
+            source.snapshots().ok_or_else(|| Error::bug("a re-read of a source without snapshots"))?;
+        let window =
+            self.attempt.windows.get(&table.id).ok_or_else(|| Error::bug("a re-read of an unknown table"))?;
+        let applied = window.read().await.transactions();
+        let begun = std::time::Instant::now();
+        loop {
+            let (rows, mark) = snapshots.read_keys(table, keys).await?;
+            if snapshots.saw(&mark, &applied)? {
+                return Ok((rows, mark));
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(Error::new(
+                    syncline_core::ErrorKind::Retriable,
+                    "rows to be read again wait for a transaction that is in the log but not yet visible",
+                )
+                .with_table(&table.id));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Found rows as upserts, keys without a row as deletes, sorted by key.
+fn reread_changes(table: &Arc<TableSchema>, keys: &[RowKey], rows: &RecordBatch) -> Result<ChangeBatch> {
+    let arrow = |error: arrow_schema::ArrowError| Error::bug("a re-read cannot be formed").with_source(error);
+    let key_columns: Vec<ArrayRef> =
+        table.row_key.iter().map(|&column| Arc::clone(rows.column(column))).collect();
+    let mut found = std::collections::BTreeMap::new();
+    for row in 0..rows.num_rows() {
+        found.insert(RowKey::of(&key_columns, row)?, row);
+    }
+    let gone: Vec<RowKey> = keys.iter().filter(|key| !found.contains_key(*key)).cloned().collect();
+    let order: arrow_array::UInt32Array =
+        found.values().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect::<Vec<_>>().into();
+    let upserts = take_record_batch(rows, &order).map_err(arrow)?;
+    let deletes = deleted_rows(table, &gone)?;
+    let all = concat_batches(&table.arrow(), [&upserts, &deletes]).map_err(arrow)?;
+    let operations = operations_of(upserts.num_rows(), deletes.num_rows());
+    let sorted = sort_by_key(table, &all, &operations)?;
+    let count = operations.len();
+    let operations = sorted.iter().map(|&row| operations[row as usize]).collect();
+    let rows = take_record_batch(&all, &arrow_array::UInt32Array::from(sorted)).map_err(arrow)?;
+    ChangeBatch {
+        table: Arc::clone(table),
+        rows,
+        operations,
+        ordinals: vec![0; count],
+        transactions: vec![0; count],
+        masks: None,
+        old: None,
+    }
+    .check()
+}
+
+/// Rows that hold only their key.
+fn deleted_rows(table: &Arc<TableSchema>, gone: &[RowKey]) -> Result<RecordBatch> {
+    let arrow =
+        |error: arrow_schema::ArrowError| Error::bug("deleted rows cannot be formed").with_source(error);
+    let keys = RowKey::to_batch(gone, table)?;
+    let schema = table.arrow();
+    let columns = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(column, field)| match table.row_key.iter().position(|&key| key == column) {
+            Some(at) => Arc::clone(keys.column(at)),
+            None => arrow_array::new_null_array(field.data_type(), gone.len()),
+        })
+        .collect();
+    let batch = RecordBatch::try_new(schema, columns).map_err(arrow)?;
+    filter_record_batch(&batch, &BooleanArray::from(vec![true; gone.len()])).map_err(arrow)
+}
+
+fn sort_by_key(
+    table: &TableSchema,
+    rows: &RecordBatch,
+    operations: &[syncline_core::Operation],
+) -> Result<Vec<u32>> {
+    let columns: Vec<ArrayRef> =
+        table.row_key.iter().map(|&column| Arc::clone(rows.column(column))).collect();
+    let mut order = Vec::with_capacity(operations.len());
+    for row in 0..operations.len() {
+        order.push((RowKey::of(&columns, row)?, u32::try_from(row).unwrap_or(u32::MAX)));
+    }
+    order.sort_unstable();
+    Ok(order.into_iter().map(|(_, row)| row).collect())
+}

@@ -1,0 +1,321 @@
+//! The beginning of an attempt: take the pipeline, read its checkpoint, set up the source, and bring tables into it.
+//!
+//! Order matters. The destination's lock and fence come first, so that nobody else sets up the same source. What refuses
+//! comes before what creates. The start position is durable at the destination before the first row is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use syncline_core::error::Context as _;
+use syncline_core::{
+    Change, Checkpoint, Delta, DestinationSession, Error, ErrorKind, Finding, FinishStep, Lane, Origin, Part,
+    Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId, TablePhase, TableSchema,
+};
+use syncline_journal::{Journal, Options};
+
+use crate::attempt::{Attempt, Context};
+use crate::pipeline::Mode;
+use crate::progress::Phase;
+
+/// Opens an attempt.
+pub(crate) async fn open(context: &Arc<Context>) -> Result<Attempt> {
+    let pipeline = &context.pipeline;
+    context.board.phase(Phase::Opening);
+    let tables =
+        discover(context).await.doing(|| format!("reading the tables of {}", pipeline.source.address()))?;
+    let holder = syncline_store::this_process()?;
+    let session = pipeline.destination.open(&pipeline.name, &holder, &pipeline.schema_map).await;
+    let session = session.doing(|| format!("opening {}", pipeline.destination.address()))?;
+    let opened = open_under_lock(context, &session, tables).await;
+    if opened.is_err() {
+        session.close().await;
+    }
+    opened
+}
+
+async fn open_under_lock(
+    context: &Arc<Context>,
+    session: &Arc<dyn DestinationSession>,
+    tables: BTreeMap<TableId, Arc<TableSchema>>,
+) -> Result<Attempt> {
+    let checkpoint = session.checkpoint().await?;
+    settle_doubt(context, &checkpoint)?;
+    if checkpoint.tables.is_empty() && checkpoint.lanes.is_empty() {
+        refuse_findings(context, session, &tables).await?;
+    }
+    let mode = context.pipeline.mode;
+    if mode == Mode::Snapshot && !checkpoint.lanes.is_empty() {
+        return Err(Error::configuration(format!("pipeline {} has a stream", context.pipeline.name))
+            .with_remedy("give the snapshot another --name, or leave out --mode snapshot"));
+    }
+    let origin = match context.pipeline.source.streams().filter(|_| mode.streams()) {
+        Some(streams) => Some(open_stream(context, streams, &checkpoint, &tables).await?),
+        None if mode.streams() => {
+            return Err(
+                Error::configuration("this source has no change stream").with_remedy("use --mode snapshot")
+            );
+        }
+        None => None,
+    };
+    let attempt = Attempt::new(Arc::clone(context), Arc::clone(session), tables, origin, checkpoint);
+    bring_in_tables(&attempt).await?;
+    if mode.streams() {
+        open_journal(&attempt).await?;
+    }
+    show_tables(&attempt);
+    Ok(attempt)
+}
+
+async fn discover(context: &Context) -> Result<BTreeMap<TableId, Arc<TableSchema>>> {
+    let tables = context.pipeline.source.discover(&context.pipeline.selection).await?;
+    if tables.is_empty() {
+        return Err(Error::configuration("the selection takes no table")
+            .with_remedy("see `syncline discover URL` for what is there"));
+    }
+    Ok(tables.into_iter().map(|table| (table.id.clone(), Arc::new(table))).collect())
+}
+
+/// A commit whose answer was lost: the checkpoint tells whether it stands.
+fn settle_doubt(context: &Context, checkpoint: &Checkpoint) -> Result<()> {
+    let doubt = context.in_doubt.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let Some((delta, sum)) = doubt else { return Ok(()) };
+    match checkpoint.standing(&delta) {
+        Standing::Stands => context.board.tally(|total| {
+            total.read += sum.read;
+            total.applied += sum.applied;
+            total.superseded += sum.superseded;
+            total.skipped += sum.skipped;
+            total.let_go += sum.let_go;
+        }),
+        Standing::Fits => {}
+        Standing::Neither(misfit) => return Err(Error::from(misfit).context("after a lost answer")),
+    }
+    Ok(())
+}
+
+/// A new pipeline with an error among its findings is refused before anything is made for it.
+async fn refuse_findings(
+    context: &Context,
+    session: &Arc<dyn DestinationSession>,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+) -> Result<()> {
+    let pipeline = &context.pipeline;
+    let tables: Vec<_> = tables.values().cloned().collect();
+    let mut findings = pipeline.source.check(&pipeline.selection, pipeline.mode.streams()).await?;
+    findings.extend(pipeline.destination.check(&tables, &pipeline.schema_map).await?);
+    let errors: Vec<Finding> = findings.into_iter().filter(|f| f.severity == Severity::Error).collect();
+    let Some(first) = errors.first() else { return Ok(()) };
+    session.close().await;
+    pipeline.destination.drop_pipeline(&pipeline.name).await?;
+    let more = match errors.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more: run `syncline check`)"),
+    };
+    let mut error = Error::configuration(format!("{}{more}", first.message));
+    if let Some(table) = &first.table {
+        error = error.with_table(table);
+    }
+    Err(match &first.remedy {
+        Some(remedy) => error.with_remedy(remedy.clone()),
+        None => error,
+    })
+}
+
+pub(crate) fn stream_request(
+    context: &Context,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+) -> StreamRequest {
+    StreamRequest {
+        pipeline: context.pipeline.name.clone(),
+        tables: tables.values().cloned().collect(),
+        capture_triggers: context.pipeline.capture_triggers,
+    }
+}
+
+async fn open_stream(
+    context: &Context,
+    streams: &dyn Streams,
+    checkpoint: &Checkpoint,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+) -> Result<Origin> {
+    let origin =
+        streams.open(&stream_request(context, tables)).await.doing(|| "setting up the stream".to_owned())?;
+    let Some(known) = &checkpoint.origin else { return Ok(origin) };
+    if origin.created {
+        streams.drop_pipeline(&context.pipeline.name).await?;
+    }
+    if origin.created || *known != origin.identity {
+        return Err(gap(context, "the source's log is not the one this pipeline has read so far"));
+    }
+    Ok(origin)
+}
+
+/// Changes are missing between what is remembered and what the source still has.
+pub(crate) fn gap(context: &Context, why: &str) -> Error {
+    let name = &context.pipeline.name;
+    Error::conflict(why).with_remedy(format!(
+        "changes are missing, so the tables must be read again: `syncline drop {name}`, then sync with --prepare truncate"
+    ))
+}
+
+/// Tables that this pipeline does not have yet, or that must be read again, get their lane and their ledger.
+async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
+    let mut changes = Vec::new();
+    let main = attempt.lane_at(&Lane::Main);
+    if let (Some(origin), None) = (&attempt.origin, &main) {
+        changes.push(Change::Origin(origin.identity.clone()));
+        changes.push(Change::Open { lane: Lane::Main, at: origin.confirmed.clone() });
+    }
+    let begin = attempt.origin.as_ref().map(|origin| match main {
+        Some(_) => origin.end.clone(),
+        None => origin.confirmed.clone(),
+    });
+    let again = snapshot_again(attempt);
+    for table in attempt.tables.values() {
+        match attempt.table_state(&table.id) {
+            None => changes.extend(bring_in(attempt, table, begin.as_ref()).await?),
+            Some(state) if again || reread_wanted(attempt, state.phase) => {
+                attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
+                changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
+                changes.extend(open_lane(table, begin.as_ref()));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = lanes_without_table(attempt);
+    changes.extend(gone.into_iter().flat_map(|(lane, at, table, generation)| {
+        let mark = Change::Mark { table, phase: TablePhase::NeedsSnapshot, generation };
+        [Change::Close { lane, at }, mark]
+    }));
+    attempt.commit_changes(Lane::Main, changes).await
+}
+
+/// A finished snapshot without a stream is made anew by the next run.
+fn snapshot_again(attempt: &Attempt) -> bool {
+    let checkpoint = attempt.checkpoint();
+    attempt.context.pipeline.mode == Mode::Snapshot
+        && attempt.context.board.progress().attempt <= 1
+        && attempt
+            .tables
+            .keys()
+            .all(|id| checkpoint.tables.get(id).is_some_and(|state| state.phase == TablePhase::Consistent))
+}
+
+fn reread_wanted(attempt: &Attempt, phase: TablePhase) -> bool {
+    phase == TablePhase::NeedsSnapshot && attempt.context.pipeline.prepare.is_some()
+}
+
+async fn bring_in(
+    attempt: &Attempt,
+    table: &Arc<TableSchema>,
+    begin: Option<&Position>,
+) -> Result<Vec<Change>> {
+    let pipeline = &attempt.context.pipeline;
+    if pipeline.mode.snapshots() {
+        attempt.session.prepare(table, pipeline.prepare).await?;
+        let mark = Change::Mark { table: table.id.clone(), phase: TablePhase::Snapshot, generation: 1 };
+        return Ok([mark].into_iter().chain(open_lane(table, begin)).collect());
+    }
+    attempt.session.prepare(table, Some(pipeline.prepare.unwrap_or(Prepare::Keep))).await?;
+    attempt.session.finish(table, FinishStep::Key).await?;
+    attempt.session.finish(table, FinishStep::Indexes).await?;
+    Ok(vec![Change::Mark { table: table.id.clone(), phase: TablePhase::Consistent, generation: 1 }])
+}
+
+fn open_lane(table: &TableSchema, begin: Option<&Position>) -> Option<Change> {
+    begin.map(|at| Change::Open { lane: Lane::Table(table.id.clone()), at: at.clone() })
+}
+
+/// Lanes of tables that are no longer selected (or no longer there).
+fn lanes_without_table(attempt: &Attempt) -> Vec<(Lane, Position, TableId, u32)> {
+    let checkpoint = attempt.checkpoint();
+    let gone = |(lane, at): (&Lane, &Position)| match lane {
+        Lane::Table(id) if !attempt.tables.contains_key(id) => {
+            let generation = checkpoint.tables.get(id).map_or(1, |state| state.generation);
+            Some((lane.clone(), at.clone(), id.clone(), generation))
+        }
+        Lane::Main | Lane::Table(_) => None,
+    };
+    checkpoint.lanes.iter().filter_map(gone).collect()
+}
+
+/// Opens the journal at a run's first attempt and fits it to the checkpoint.
+async fn open_journal(attempt: &Attempt) -> Result<()> {
+    let context = &attempt.context;
+    let main = attempt.lane_at(&Lane::Main).ok_or_else(|| Error::bug("a stream without a main lane"))?;
+    if context.journal.get().is_none() {
+        let options =
+            Options::new(context.pipeline.journal_dir.clone(), context.pipeline.journal_budget_bytes);
+        let journal = Journal::open(options).await.doing(|| "opening the journal".to_owned())?;
+        context.journal.set(journal).map_err(|_| Error::bug("the journal was opened twice"))?;
+    }
+    let journal = context.journal.get().ok_or_else(|| Error::bug("the journal is not open"))?;
+    if journal.end().is_none_or(|end| end < main) {
+        start_windows_over(attempt, &main).await?;
+        journal.reset(main.clone()).await?;
+    }
+    let end = journal.end().ok_or_else(|| Error::bug("an opened journal has no end"))?;
+    let _ = context.carried.set(end.clone());
+    match &attempt.origin {
+        Some(origin) if origin.confirmed > end => {
+            Err(gap(context, "the source has forgotten changes that were never read"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The journal ends before the main lane: it is new, was lost, or its last entries were loaded from memory before they
+/// were on disk. Tables in their window, whose waiting changes it held, start over at the main lane's place.
+async fn start_windows_over(attempt: &Attempt, main: &Position) -> Result<()> {
+    let behind: Vec<(TableId, Position)> = {
+        let checkpoint = attempt.checkpoint();
+        let lanes = checkpoint.lanes.iter().filter(|(_, at)| *at < main);
+        lanes
+            .filter_map(|(lane, at)| match lane {
+                Lane::Table(id) => Some((id.clone(), at.clone())),
+                Lane::Main => None,
+            })
+            .collect()
+    };
+    for (id, at) in behind {
+        let (Some(table), Some(state)) = (attempt.tables.get(&id), attempt.table_state(&id)) else {
+            continue;
+        };
+        tracing::warn!(table = %id, "the journal of the table's window is lost; its snapshot starts over");
+        let lane = Lane::Table(id.clone());
+        let mut load = attempt.begin(lane.clone(), syncline_core::LoadKind::Bookkeeping).await?;
+        load.write(Part::Empty(Arc::clone(table))).await?;
+        let changes = vec![
+            Change::Close { lane: lane.clone(), at },
+            Change::Open { lane, at: main.clone() },
+            Change::Reset { table: id, generation: state.generation + 1 },
+        ];
+        attempt.commit(load, &Delta::of(changes)).await?;
+    }
+    Ok(())
+}
+
+fn show_tables(attempt: &Attempt) {
+    let checkpoint = attempt.checkpoint().clone();
+    for table in attempt.tables.values() {
+        let state = checkpoint.tables.get(&table.id);
+        let rows = state.map_or(0, |state| state.chunks.values().map(|chunk| chunk.rows).sum());
+        let name = match state.map(|state| state.phase) {
+            Some(TablePhase::Consistent) if checkpoint.lanes.contains_key(&Lane::Table(table.id.clone())) => {
+                "closing"
+            }
+            Some(TablePhase::Consistent) if attempt.origin.is_none() => "done",
+            Some(TablePhase::Consistent) => "streaming",
+            Some(TablePhase::Closing) => "closing",
+            Some(TablePhase::Snapshot) | None => "waiting",
+            Some(TablePhase::NeedsSnapshot) => "stopped",
+        };
+        attempt.context.board.table(&table.id, name, rows, table.rows_estimated);
+        if name == "stopped" {
+            let error = Error::new(ErrorKind::Data, "its changes were let go; it needs a new snapshot")
+                .with_table(&table.id)
+                .with_remedy("run again with --prepare truncate");
+            attempt.context.board.stop_table(&table.id, &error);
+        }
+    }
+}
