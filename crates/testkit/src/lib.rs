@@ -8,3 +8,4 @@ pub mod memory;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod workload;

@@ -6,5 +6,5 @@
 mod owned;
 mod syncline;
 
-pub use owned::{alive, privilege_free, spawn};
+pub use owned::{alive, privilege_free, spawn, wrapped_to_die_with_us};
 pub use syncline::{Outcome, Running, Syncline};

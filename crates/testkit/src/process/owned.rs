@@ -1,5 +1,6 @@
 //! Starting a child that dies with the test process.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -51,6 +52,14 @@ pub fn privilege_free(program: &Path, death_signal: &str) -> Command {
         command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
     }
     command.arg("--").arg(program);
+    command
+}
+
+/// A command for `program` that is killed when this process ends.
+#[must_use]
+pub fn wrapped_to_die_with_us(program: &OsStr, arguments: &[OsString]) -> Command {
+    let mut command = dying_with_us("KILL");
+    command.arg("--").arg(program).args(arguments);
     command
 }
 
