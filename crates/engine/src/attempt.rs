@@ -30,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) in_doubt: Mutex<Option<(Delta, Sum)>>,
     /// Where the lanes stood after the last commit, for the sum when no attempt is open any more.
     pub(crate) lanes: Mutex<BTreeMap<Lane, Position>>,
+    /// The source's end of log as last heard.
+    pub(crate) source_end: Mutex<Option<Position>>,
 }
 
 /// Transactions a lane has applied lately, by the source's numbers. A read that goes beside the stream must have seen
@@ -66,8 +68,6 @@ pub(crate) struct Attempt {
     pub(crate) undecodable: Mutex<Vec<TableId>>,
     /// Wakes the reader: such a mark is durable.
     pub(crate) marked: Notify,
-    /// The source's end of log as last heard.
-    pub(crate) source_end: Mutex<Option<Position>>,
     checkpoint: Mutex<Checkpoint>,
 }
 
@@ -89,7 +89,6 @@ impl Attempt {
             changed: Notify::new(),
             undecodable: Mutex::default(),
             marked: Notify::new(),
-            source_end: Mutex::default(),
             checkpoint: Mutex::new(checkpoint),
         }
     }

@@ -20,6 +20,8 @@ struct Inner {
     tables: BTreeMap<TableId, TableProgress>,
     stopped: BTreeMap<TableId, StoppedTable>,
     sum: Sum,
+    /// Commit time of the oldest change of the load under way.
+    loading_since_us: Option<i64>,
 }
 
 impl Board {
@@ -40,6 +42,28 @@ impl Board {
         inner.progress.attempt = number;
         if let Some(error) = last_error {
             inner.progress.last_error = Some(error.to_string());
+        }
+    }
+
+    /// A load begins whose oldest change committed then (microseconds since 1970 UTC).
+    pub(crate) fn loading_since(&self, committed_at_us: i64) {
+        self.lock().loading_since_us = Some(committed_at_us);
+    }
+
+    /// A load is durable whose newest change committed then.
+    pub(crate) fn loaded(&self, committed_at_us: i64) {
+        let mut inner = self.lock();
+        inner.loading_since_us = None;
+        inner.progress.lag_ms = Some(age_ms(committed_at_us));
+    }
+
+    /// Lets the lag grow with a load that takes long; `caught_up`: the destination has everything.
+    pub(crate) fn age_lag(&self, caught_up: bool) {
+        let mut inner = self.lock();
+        match inner.loading_since_us {
+            Some(since) => inner.progress.lag_ms = Some(age_ms(since)),
+            None if caught_up => inner.progress.lag_ms = Some(0),
+            None => {}
         }
     }
 
@@ -111,4 +135,10 @@ impl Board {
         let inner = self.lock();
         Progress { tables: inner.tables.values().cloned().collect(), ..inner.progress.clone() }
     }
+}
+
+fn age_ms(committed_at_us: i64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    u64::try_from(now_us.saturating_sub(committed_at_us) / 1000).unwrap_or(0)
 }

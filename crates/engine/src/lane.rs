@@ -1,10 +1,15 @@
 //! A lane's way through the journal: what it has passed, and what of that is committed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use syncline_core::{ChangeBatch, Entry, Lane, Position, Result, TableId};
+use syncline_core::{ChangeBatch, Entry, Error, Lane, Position, Result, TableId};
 use syncline_journal::{Interest, Journal, Reader};
+
+/// Bytes of entries after which a load takes no further transaction.
+const RANGE_BYTES_TARGET: usize = 32 << 20;
+/// Entries taken in one go, so that other lanes get their turn where ranges have nothing for this one.
+const RANGE_ENTRIES_MAX: usize = 4096;
 
 /// A lane and its reader.
 pub(crate) struct LaneReader {
@@ -14,52 +19,94 @@ pub(crate) struct LaneReader {
     /// What was taken from the journal; ahead of `committed` only by ranges without changes of this lane.
     pub(crate) passed: Position,
     reader: Reader,
-    ahead: Option<Arc<Entry>>,
+    /// Read and not taken yet; bounded by [`RANGE_BYTES_TARGET`] and one entry.
+    ahead: VecDeque<Arc<Entry>>,
 }
 
 impl LaneReader {
     pub(crate) fn new(journal: &Journal, lane: Lane, at: &Position) -> Self {
-        Self { lane, committed: at.clone(), passed: at.clone(), reader: journal.reader(at), ahead: None }
+        let reader = journal.reader(at);
+        Self { lane, committed: at.clone(), passed: at.clone(), reader, ahead: VecDeque::new() }
     }
 
     /// Begins again at what is committed (a load was dropped).
     pub(crate) fn rewind(&mut self, journal: &Journal) {
         self.passed = self.committed.clone();
         self.reader = journal.reader(&self.committed);
-        self.ahead = None;
+        self.ahead.clear();
     }
 
-    /// The next entry if it may be loaded: its transaction is closed in the journal, and it does not go beyond `limit`.
-    pub(crate) async fn peek(
+    /// The end of the next range to load: whole transactions up to the byte target, or one that is larger. `None` if
+    /// nothing waits. A range does not go beyond `limit`, nor into a transaction that has not closed yet.
+    pub(crate) async fn range(
         &mut self,
         journal: &Journal,
         limit: Option<&Position>,
-    ) -> Result<Option<Arc<Entry>>> {
-        if self.ahead.is_none() {
-            self.ahead = self.reader.try_next().await?;
+    ) -> Result<Option<Position>> {
+        let mut end = None;
+        let (mut bytes, mut entries) = (0, 0);
+        while bytes < RANGE_BYTES_TARGET && entries < RANGE_ENTRIES_MAX {
+            if self.ahead.len() <= entries {
+                let Some(entry) = self.reader.try_next().await? else { break };
+                self.ahead.push_back(entry);
+            }
+            let entry = &self.ahead[entries];
+            if entry.is_piece() {
+                return if end.is_some() { Ok(end) } else { self.end_of_large(journal, limit).await };
+            }
+            if limit.is_some_and(|limit| entry.to > *limit) {
+                break;
+            }
+            bytes += entry.bytes();
+            entries += 1;
+            end = Some(entry.to.clone());
         }
-        let Some(entry) = &self.ahead else { return Ok(None) };
-        let open = entry.is_piece() && journal.end().is_none_or(|end| end <= entry.to);
-        // A limit is the end of some entry: one beyond a piece's place is at or beyond the end of its transaction.
-        let beyond = limit.is_some_and(|limit| entry.to > *limit || (entry.is_piece() && entry.to == *limit));
-        Ok((!open && !beyond).then(|| Arc::clone(entry)))
+        Ok(end)
     }
 
-    /// Takes what `peek` showed.
-    pub(crate) fn take(&mut self) {
-        if let Some(entry) = self.ahead.take()
-            && entry.to > self.passed
+    /// The end of a transaction in pieces, which is not held in memory: a second reader looks ahead.
+    async fn end_of_large(&self, journal: &Journal, limit: Option<&Position>) -> Result<Option<Position>> {
+        if journal.end().is_none_or(|end| end <= self.passed)
+            || limit.is_some_and(|limit| *limit <= self.passed)
         {
+            return Ok(None);
+        }
+        let mut scout = journal.reader(&self.passed);
+        while let Some(entry) = scout.try_next().await? {
+            if !entry.is_piece() {
+                return Ok(Some(entry.to.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next entry of a range that ends at `end`; `None` when the range is taken.
+    pub(crate) async fn next(&mut self, end: &Position) -> Result<Option<Arc<Entry>>> {
+        if self.passed >= *end {
+            return Ok(None);
+        }
+        let entry = match self.ahead.pop_front() {
+            Some(entry) => entry,
+            None => {
+                self.reader.try_next().await?.ok_or_else(|| Error::bug("a range of the journal broke off"))?
+            }
+        };
+        if entry.to > *end {
+            return Err(Error::bug("an entry of the journal crosses the end of its range"));
+        }
+        if !entry.is_piece() {
             self.passed = entry.to.clone();
         }
+        Ok(Some(entry))
     }
 
     /// Waits until the journal has something after what was taken. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> Result<()> {
-        if self.ahead.is_none() {
-            self.ahead = Some(self.reader.next().await?);
+        if self.ahead.is_empty() {
+            let entry = self.reader.next().await?;
+            self.ahead.push_back(entry);
         } else {
-            // Something is there that may not be loaded yet (an open transaction): its end wakes the loader by time.
+            // Something is there that may not be loaded yet (an open transaction, a limit): time wakes the loader.
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         Ok(())

@@ -51,7 +51,7 @@ async fn next_event(
     loop {
         let position = durable.borrow_and_update().clone();
         stream.acknowledge(&position);
-        *attempt.source_end.lock().unwrap_or_else(PoisonError::into_inner) = stream.source_end();
+        *attempt.context.source_end.lock().unwrap_or_else(PoisonError::into_inner) = stream.source_end();
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(None),

@@ -37,6 +37,7 @@ pub async fn run(pipeline: Pipeline, control: Control, progress: watch::Sender<P
         target: OnceLock::new(),
         in_doubt: Mutex::default(),
         lanes: Mutex::default(),
+        source_end: Mutex::default(),
     });
     let outcome = {
         let aborted = context.control.aborting().cancelled();
@@ -71,8 +72,21 @@ async fn show(context: &Arc<Context>, progress: &watch::Sender<Progress>) -> std
                 progress.journal_budget_bytes = usage.budget_bytes;
             });
         }
+        show_lag(context);
         progress.send_replace(context.board.progress());
     }
+}
+
+/// Lag in the source's own measure; while a load is under way, its oldest change's age.
+fn show_lag(context: &Context) {
+    let source_end = context.source_end.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let main = context.lanes.lock().unwrap_or_else(PoisonError::into_inner).get(&Lane::Main).cloned();
+    let (Some(streams), Some(end), Some(at)) = (context.pipeline.source.streams(), source_end, main) else {
+        return;
+    };
+    let behind = if end > at { streams.distance(&at, &end) } else { 0 };
+    context.board.edit(|progress| progress.lag_bytes = Some(behind));
+    context.board.age_lag(behind == 0);
 }
 
 async fn attempts(context: &Arc<Context>) -> Result<()> {

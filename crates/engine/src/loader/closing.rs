@@ -115,6 +115,8 @@ impl Loader {
             self.closing.insert(table.id.clone(), stage);
             self.attempt.context.board.phase(crate::progress::Phase::Closing);
         }
+        // A lane goes no further than the main lane's checkpoint; ranges without changes must not hold it up.
+        self.commit_progress().await?;
         let loaded = self.load_apart(table, None).await?;
         let passed = self.apart.get(&table.id).map(|lane| lane.passed.clone());
         let next = match (self.closing.get_mut(&table.id), passed) {

@@ -17,11 +17,6 @@ use crate::summary::Sum;
 
 /// Memory a part may take before it is written.
 const PART_BYTES_MAX: usize = 16 << 20;
-/// Bytes of entries after which a load takes no further transaction.
-const LOAD_BYTES_TARGET: usize = 32 << 20;
-/// Ranges without changes that are passed in one go, so that other lanes get their turn.
-const ENTRIES_MAX: usize = 4096;
-
 /// Judges the changes of a table in its window, and remembers what the lane applies.
 pub(crate) struct Window<'a> {
     pub(crate) judge: &'a dyn CutPlan,
@@ -49,25 +44,14 @@ pub(crate) async fn fill(
     mut window: Option<Window<'_>>,
     limit: Option<&Position>,
 ) -> Result<Option<Filled>> {
-    let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone());
-    let (mut entries, mut bytes) = (0, 0);
-    let mut in_piece = false;
-    while let Some(entry) = lane.peek(journal, limit).await? {
+    let Some(end) = lane.range(journal, limit).await? else { return Ok(None) };
+    let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone(), end);
+    while let Some(entry) = lane.next(&filler.to).await? {
         for batch in entry.batches.iter().filter(|batch| lane.takes(batch, apart)) {
-            bytes += batch.bytes();
             filler.take(&entry, batch, window.as_mut()).await?;
         }
-        lane.take();
-        in_piece = entry.is_piece();
-        entries += 1;
-        if !in_piece && (bytes >= LOAD_BYTES_TARGET || entries >= ENTRIES_MAX) {
-            break;
-        }
     }
-    if in_piece {
-        return Err(Error::bug("a closed transaction ended in a piece"));
-    }
-    if entries == 0 { Ok(None) } else { filler.finish(lane.passed.clone()).await.map(Some) }
+    filler.finish().await.map(Some)
 }
 
 /// Counts the changes that wait for a lane up to a position, as let go.
@@ -79,12 +63,13 @@ pub(crate) async fn count_waiting(
 ) -> Result<Sum> {
     let mut sum = Sum::default();
     lane.rewind(journal);
-    while let Some(entry) = lane.peek(journal, Some(limit)).await? {
-        for batch in entry.batches.iter().filter(|batch| lane.takes(batch, &BTreeSet::new())) {
-            sum.let_go += batch.len() as u64;
-            sum.read += carried(attempt, &entry, batch);
+    while let Some(end) = lane.range(journal, Some(limit)).await? {
+        while let Some(entry) = lane.next(&end).await? {
+            for batch in entry.batches.iter().filter(|batch| lane.takes(batch, &BTreeSet::new())) {
+                sum.let_go += batch.len() as u64;
+                sum.read += carried(attempt, &entry, batch);
+            }
         }
-        lane.take();
     }
     Ok(sum)
 }
@@ -101,6 +86,7 @@ struct Filler<'a> {
     attempt: &'a Arc<Attempt>,
     lane: Lane,
     from: Position,
+    to: Position,
     load: Option<Box<dyn Load>>,
     parts: BTreeMap<TableId, Collapse>,
     /// Shape of each table's open part.
@@ -113,11 +99,12 @@ struct Filler<'a> {
 }
 
 impl<'a> Filler<'a> {
-    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position) -> Self {
+    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position, to: Position) -> Self {
         Self {
             attempt,
             lane,
             from,
+            to,
             load: None,
             parts: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -141,8 +128,12 @@ impl<'a> Filler<'a> {
             self.sum.let_go += batch.len() as u64;
             return Ok(());
         }
-        let newest = entry.transactions.last().map_or(0, |transaction| transaction.committed_at_us);
-        self.newest_commit_us = self.newest_commit_us.max(newest);
+        if let (Some(oldest), Some(newest)) = (entry.transactions.first(), entry.transactions.last()) {
+            if self.newest_commit_us == 0 && oldest.committed_at_us != 0 {
+                self.attempt.context.board.loading_since(oldest.committed_at_us);
+            }
+            self.newest_commit_us = self.newest_commit_us.max(newest.committed_at_us);
+        }
         let decisions = window.as_ref().map(|window| judge(window.judge, entry, batch)).transpose()?;
         let applied = transactions_of(entry, batch);
         match window {
@@ -174,8 +165,7 @@ impl<'a> Filler<'a> {
             let Some(batch) = collapsed.batch else { continue };
             self.rows += batch.len() as u64;
             if self.load.is_none() {
-                // The end of the load is not known yet; its beginning in its lane identifies it.
-                let kind = LoadKind::Changes { from: self.from.clone(), to: self.from.clone() };
+                let kind = LoadKind::Changes { from: self.from.clone(), to: self.to.clone() };
                 self.load = Some(self.attempt.begin(self.lane.clone(), kind).await?);
             }
             if let Some(load) = &mut self.load {
@@ -185,12 +175,12 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    async fn finish(mut self, to: Position) -> Result<Filled> {
+    async fn finish(mut self) -> Result<Filled> {
         self.flush().await?;
         Ok(Filled {
             load: self.load,
             from: self.from,
-            to,
+            to: self.to,
             sum: self.sum,
             rows: self.rows,
             rereads: self.rereads,
@@ -278,23 +268,11 @@ impl Filled {
                 window.write().await.add(transactions);
             }
         }
-        show_latency(attempt, self.newest_commit_us);
+        if self.newest_commit_us != 0 {
+            attempt.context.board.loaded(self.newest_commit_us);
+        }
         Ok(())
     }
-}
-
-/// The age of the newest change of a load at the moment it is durable.
-fn show_latency(attempt: &Attempt, newest_commit_us: i64) {
-    if newest_commit_us == 0 {
-        return;
-    }
-    let now_us = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_micros()).ok())
-        .unwrap_or(newest_commit_us);
-    let lag_ms = u64::try_from((now_us - newest_commit_us) / 1000).unwrap_or(0);
-    attempt.context.board.edit(|progress| progress.lag_ms = Some(lag_ms));
 }
 
 /// A batch of upserts and deletes for rows read again.
