@@ -1,0 +1,250 @@
+//! The command line: what can be said, and how it is explained. Values are checked in [`crate::spec`], so that YAML and
+//! command line accept the same.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The exit codes, as every help text shows them. `docs/cli.md` and the README repeat this table.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done (also after Ctrl-C or SIGTERM: what was read is written, the next run goes on from there)
+  1  failed
+  2  wrong usage or configuration
+  3  differences found
+  4  stopped by a guard
+  5  stopped by dead letters beyond the budget
+  A second Ctrl-C or SIGTERM stops at once with 130 or 143. Nothing is lost either way.";
+
+const URLS: &str = "\
+URLs:
+  postgres://user:password@host:port/db?sslmode=require   (or ?host=/socket/dir)
+  sqlite:path/to/file.db";
+
+const SYNC_USAGE: &str = "\
+syncline sync [OPTIONS] <SOURCE-URL> <DESTINATION-URL>
+       syncline sync [OPTIONS] --config <FILE> [NAME]...";
+
+const CHECK_USAGE: &str = "\
+syncline check [OPTIONS] <SOURCE-URL> <DESTINATION-URL>
+       syncline check [OPTIONS] --config <FILE> [NAME]...";
+
+const DROP_USAGE: &str = "\
+syncline drop [OPTIONS] <NAME>
+       syncline drop [OPTIONS] <NAME> <SOURCE-URL> <DESTINATION-URL>";
+
+/// Keeps data stores in sync: copies what is there, then every change as it is committed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "syncline",
+    bin_name = "syncline",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Start with `syncline demo`, then `syncline sync --help`.",
+    after_long_help = EXIT_CODES
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GlobalArgs {
+    /// Say more on stderr: causes of errors and what is being done; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 100)]
+    pub(crate) verbose: u8,
+    /// What is written to stdout: text for people, or JSON (one object per line while something runs).
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", display_order = 101)]
+    pub(crate) output: Output,
+}
+
+/// Form of what is written to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show it all at work on this machine: a shop in SQLite, copied, kept in sync under load, compared.
+    Demo(DemoArgs),
+    /// Keep a destination equal to a source.
+    #[command(override_usage = SYNC_USAGE, after_help = URLS, after_long_help = sync_long_help())]
+    Sync(SyncArgs),
+    /// Look for everything that would stop or hurt a pipeline; changes nothing.
+    #[command(override_usage = CHECK_USAGE, after_help = URLS, after_long_help = sync_long_help())]
+    Check(SyncArgs),
+    /// List the tables of a source as Syncline sees them.
+    #[command(after_help = URLS)]
+    Discover(DiscoverArgs),
+    /// Show what pipelines are doing, or how their last run ended.
+    Status(StatusArgs),
+    /// Remove a pipeline: slot, publication, capture triggers, bookkeeping and local state. Tables stay.
+    #[command(override_usage = DROP_USAGE)]
+    Drop(DropArgs),
+}
+
+fn sync_long_help() -> String {
+    format!("{URLS}\n\n{EXIT_CODES}")
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep the files and say where they are; without it nothing is left.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Rows the shop has at the start, over all tables.
+    #[arg(long, value_name = "N", default_value_t = 240_000, value_parser = clap::value_parser!(u64).range(100..=50_000_000))]
+    pub(crate) rows: u64,
+    /// How long the writer changes the shop.
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) seconds: u64,
+}
+
+/// `sync` and `check`.
+#[derive(Debug, Args)]
+pub(crate) struct SyncArgs {
+    /// Source and destination URL; with `--config`, names of pipelines in the file (none: all of them).
+    #[arg(value_name = "URL|NAME")]
+    pub(crate) subjects: Vec<String>,
+    /// Take pipelines from a YAML file. `${VAR}` and `${VAR:-default}` in it stand for environment variables.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+}
+
+/// Where Syncline keeps what it remembers.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StateArgs {
+    /// Folder for what Syncline remembers: pipelines, runs, journals [default: the platform's data folder].
+    #[arg(long, value_name = "DIR", env = "SYNCLINE_STATE_DIR", hide_env_values = true, display_order = 90)]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// One pipeline, said on the command line. Every option has a key of the same name in the YAML file.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Pipeline")]
+pub(crate) struct PipelineArgs {
+    /// Name of the pipeline: a-z, 0-9 and _ [default: derived from the two URLs].
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) name: Option<String>,
+    /// Tables to take, as 'schema.table' with * for any characters; may be repeated [default: all].
+    #[arg(long, value_name = "PATTERN", conflicts_with = "config")]
+    pub(crate) table: Vec<String>,
+    /// Tables to leave out; may be repeated, wins over --table.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "config")]
+    pub(crate) exclude: Vec<String>,
+    /// Column that must never leave the source, as schema.table.column; may be repeated.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "config")]
+    pub(crate) exclude_column: Vec<String>,
+    /// Put the tables of one schema into another, as from=to; may be repeated.
+    #[arg(long, value_name = "FROM=TO", conflicts_with = "config")]
+    pub(crate) schema_map: Vec<String>,
+    /// Only copy what is there, or only stream changes [default: copy, then stream].
+    #[arg(long, value_name = "MODE", conflicts_with = "config")]
+    pub(crate) mode: Option<ModeChoice>,
+    /// Go on until stopped. Without it the run ends when the destination has everything the source had at its start.
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) follow: bool,
+    /// What to do with tables that have rows at the destination before their first snapshot [default: refuse].
+    #[arg(long, value_name = "HOW", conflicts_with = "config")]
+    pub(crate) prepare: Option<PrepareChoice>,
+    /// Chunks read and loaded at the same time.
+    #[arg(long, value_name = "N", conflicts_with = "config", default_value_t = crate::spec::WORKERS_DEFAULT)]
+    pub(crate) workers: usize,
+    /// How tables are cut into chunks.
+    #[arg(long, value_name = "WAY", conflicts_with = "config", default_value = "auto")]
+    pub(crate) snapshot: SnapshotChoice,
+    /// Consent to capture triggers at a source without a change log (SQLite).
+    #[arg(long, value_name = "HOW", conflicts_with = "config")]
+    pub(crate) capture: Option<CaptureChoice>,
+    /// Disk that changes may take while they wait for the destination; beyond it the source is held back.
+    #[arg(long, value_name = "BYTES", conflicts_with = "config", default_value = "1GiB")]
+    pub(crate) journal_budget: String,
+}
+
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ModeChoice {
+    /// Copy what is there and end; leaves nothing at the source.
+    Snapshot,
+    /// Stream changes only; the tables are known to be equal now.
+    Stream,
+}
+
+/// `--prepare`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PrepareChoice {
+    /// Drop the table and create it anew.
+    Recreate,
+    /// Keep its definition, empty it.
+    Truncate,
+    /// Keep its rows; rows with the same key are overwritten.
+    Keep,
+}
+
+/// `--snapshot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SnapshotChoice {
+    /// Whatever is fastest for each table.
+    Auto,
+    /// Key ranges wherever possible: a restart goes on with the next chunk, nothing long is held at the source.
+    Resumable,
+}
+
+/// `--capture`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CaptureChoice {
+    /// Triggers on the captured tables that log the keys of changed rows.
+    Triggers,
+}
+
+/// `discover`.
+#[derive(Debug, Args)]
+pub(crate) struct DiscoverArgs {
+    /// The source.
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Tables to list, as 'schema.table' with * for any characters; may be repeated [default: all].
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this pipeline.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+/// `drop`.
+#[derive(Debug, Args)]
+pub(crate) struct DropArgs {
+    /// The pipeline.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Source and destination, where this machine does not remember them.
+    #[arg(value_name = "URL", num_args = 2)]
+    pub(crate) urls: Vec<String>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}

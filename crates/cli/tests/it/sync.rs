@@ -1,0 +1,191 @@
+//! `sync`, `status`, `check`, `discover` and `drop` between two SQLite files.
+
+use rusqlite::Connection;
+
+use crate::process::Room;
+
+fn shop(room: &Room) -> Connection {
+    let connection = Connection::open(room.path("a.db")).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = wal;
+             CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE, ssn TEXT);
+             CREATE TABLE notes (user_id INTEGER REFERENCES users (id), n INTEGER, body, PRIMARY KEY (user_id, n));
+             WITH RECURSIVE k (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < 500)
+             INSERT INTO users SELECT n, 'user' || n || '@example.com', 'secret' || n FROM k;
+             INSERT INTO notes SELECT id, 1, CASE id % 3 WHEN 0 THEN NULL WHEN 1 THEN id ELSE x'00ff' END FROM users;",
+        )
+        .unwrap();
+    connection
+}
+
+/// Every row of a query, as text.
+fn rows(room: &Room, file: &str, sql: &str) -> Vec<String> {
+    let connection = Connection::open(room.path(file)).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok((0..columns).map(|n| format!("{:?}", row.get_ref(n).unwrap())).collect::<Vec<_>>().join("|"))
+    };
+    statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[track_caller]
+fn assert_equal(room: &Room) {
+    for sql in ["SELECT * FROM users ORDER BY id", "SELECT * FROM notes ORDER BY user_id, n"] {
+        assert_eq!(rows(room, "a.db", sql), rows(room, "b.db", sql));
+    }
+}
+
+fn sync_args(room: &Room, more: &[&str]) -> Vec<String> {
+    let base = ["sync", &room.url("a.db"), &room.url("b.db"), "--name", "shop", "--capture", "triggers"];
+    base.iter().chain(more).map(|&arg| arg.to_owned()).collect()
+}
+
+fn run(room: &Room, more: &[&str]) -> crate::process::Ended {
+    let args = sync_args(room, more);
+    room.run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn follow(room: &Room) -> crate::process::Running {
+    let args = sync_args(room, &["--follow"]);
+    let mut running = room.start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    room.wait_for_phase("shop", "streaming", &mut running);
+    running
+}
+
+#[test]
+fn copy_then_changes_then_nothing_left_behind() {
+    let room = Room::new();
+    let source = shop(&room);
+    let ended = run(&room, &[]).expect(0);
+    assert!(ended.out.starts_with("shop: done."), "{}", ended.out);
+    assert!(ended.err.contains("stays at the source") && ended.err.contains("syncline drop shop"), "{}", ended.err);
+    assert_equal(&room);
+
+    source
+        .execute_batch(
+            "UPDATE users SET email = 'x' WHERE id = 1; UPDATE users SET id = 9000 WHERE id = 2;
+             DELETE FROM notes WHERE user_id = 3; INSERT INTO notes VALUES (4, 2, 'new');",
+        )
+        .unwrap();
+    let ended = run(&room, &[]).expect(0);
+    assert!(ended.out.contains("read = "), "{}", ended.out);
+    assert_equal(&room);
+
+    let status = room.status("shop").unwrap();
+    assert_eq!((&status["running"], &status["run"]["outcome"]), (&false.into(), &"done".into()));
+    room.run(&["drop", "shop"]).expect(0);
+    let left = "SELECT name FROM sqlite_schema WHERE name LIKE '%syncline%'";
+    assert_eq!(rows(&room, "a.db", left), Vec::<String>::new());
+    assert_eq!(rows(&room, "b.db", left), Vec::<String>::new());
+    assert!(room.status("shop").is_none());
+    assert!(!room.path("state/journals/shop").exists());
+}
+
+#[test]
+fn excluded_tables_and_columns_never_arrive() {
+    let room = Room::new();
+    shop(&room);
+    run(&room, &["--exclude", "notes", "--exclude-column", "main.users.ssn"]).expect(0);
+    let columns = "SELECT name FROM pragma_table_info('users')";
+    assert_eq!(rows(&room, "b.db", columns).len(), 2);
+    assert!(rows(&room, "b.db", "SELECT name FROM sqlite_schema WHERE name = 'notes'").is_empty());
+}
+
+#[test]
+fn a_snapshot_alone_leaves_nothing_at_the_source() {
+    let room = Room::new();
+    shop(&room);
+    let before = rows(&room, "a.db", "SELECT name FROM sqlite_schema ORDER BY name");
+    room.run(&["sync", &room.url("a.db"), &room.url("b.db"), "--mode", "snapshot"]).expect(0);
+    assert_equal(&room);
+    assert_eq!(rows(&room, "a.db", "SELECT name FROM sqlite_schema ORDER BY name"), before);
+}
+
+#[test]
+fn triggers_are_made_only_with_consent() {
+    let room = Room::new();
+    shop(&room);
+    let ended = room.run(&["sync", &room.url("a.db"), &room.url("b.db")]).expect(2);
+    assert!(ended.err.contains("--capture triggers"), "{}", ended.err);
+    assert!(rows(&room, "a.db", "SELECT name FROM sqlite_schema WHERE type = 'trigger'").is_empty());
+}
+
+#[test]
+fn a_table_with_rows_is_refused_with_the_choices() {
+    let room = Room::new();
+    shop(&room);
+    Connection::open(room.path("b.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE, ssn TEXT); INSERT INTO users VALUES (77777, 'a', 'b');")
+        .unwrap();
+    let ended = run(&room, &[]).expect(2);
+    for choice in ["recreate", "truncate", "keep"] {
+        assert!(ended.err.contains(choice), "{}", ended.err);
+    }
+    run(&room, &["--prepare", "recreate"]).expect(0);
+    assert_equal(&room);
+}
+
+#[test]
+fn a_second_run_is_refused_with_who_holds_it_and_ctrl_c_drains() {
+    let room = Room::new();
+    let source = shop(&room);
+    let running = follow(&room);
+    let ended = run(&room, &[]).expect(2);
+    assert!(ended.err.contains(&running.id().to_string()), "{}", ended.err);
+    let ended = room.run(&["drop", "shop"]).expect(2);
+    assert!(ended.err.contains("running"), "{}", ended.err);
+    assert_eq!(room.status("shop").unwrap()["running"], true, "the refused run changes nothing");
+
+    source.execute_batch("INSERT INTO notes SELECT id, 5, 'later' FROM users").unwrap();
+    running.signal("INT");
+    let ended = running.end().expect(0);
+    assert!(ended.out.contains("stopped as asked"), "{}", ended.out);
+    run(&room, &[]).expect(0);
+    assert_equal(&room);
+}
+
+#[test]
+fn sigterm_twice_stops_at_once_and_loses_nothing() {
+    let room = Room::new();
+    let source = shop(&room);
+    let running = follow(&room);
+    source.execute_batch("UPDATE notes SET body = 'again'").unwrap();
+    running.signal("TERM");
+    running.signal("TERM");
+    let ended = running.end();
+    assert!([0, 143].contains(&ended.code), "{ended:?}");
+    run(&room, &[]).expect(0);
+    assert_equal(&room);
+}
+
+#[test]
+fn check_and_discover() {
+    let room = Room::new();
+    shop(&room);
+    let ended = room.run(&["discover", &room.url("a.db"), "--table", "main.u*"]).expect(0);
+    assert!(ended.out.contains("main.users  (row key id"), "{}", ended.out);
+    assert!(!ended.out.contains("notes"), "{}", ended.out);
+    let ended = room
+        .run(&["check", &room.url("a.db"), &room.url("b.db"), "--capture", "triggers"])
+        .expect(0);
+    assert!(ended.out.contains("ready to run"), "{}", ended.out);
+    assert!(!room.path("b.db").exists(), "a check changes nothing");
+    let ended = room.run(&["discover", &room.url("a.db"), "--output", "json"]).expect(0);
+    assert_eq!(ended.out.lines().count(), 2);
+}
+
+#[test]
+fn json_events_from_start_to_summary() {
+    let room = Room::new();
+    shop(&room);
+    let ended = run(&room, &["--output", "json"]).expect(0);
+    let events: Vec<serde_json::Value> =
+        ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.first().unwrap()["event"], "started");
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["exit_code"]), (&"summary".into(), &0.into()));
+    assert_eq!(last["summary"]["tables"].as_array().unwrap().len(), 2);
+}
