@@ -4,17 +4,17 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 struct Request {
     command: Command,
-    answer: Sender<io::Result<Child>>,
+    answer: SyncSender<io::Result<Child>>,
 }
 
 /// The thread that is the parent of every child. It ends with the process, never before.
-static PARENT: LazyLock<Mutex<Sender<Request>>> = LazyLock::new(|| {
-    let (requests, inbox) = channel::<Request>();
+static PARENT: LazyLock<Mutex<SyncSender<Request>>> = LazyLock::new(|| {
+    let (requests, inbox) = sync_channel::<Request>(1);
     std::thread::Builder::new()
         .name("testkit-children".into())
         .spawn(move || {
@@ -33,7 +33,7 @@ static PARENT: LazyLock<Mutex<Sender<Request>>> = LazyLock::new(|| {
 /// # Errors
 /// Those of [`Command::spawn`].
 pub fn spawn(command: Command) -> io::Result<Child> {
-    let (answer, outcome) = channel();
+    let (answer, outcome) = sync_channel(1);
     let request = Request { command, answer };
     PARENT
         .lock()
