@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -218,16 +218,48 @@ impl ChangeBatch {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let per_row = size_of::<u64>() + size_of::<u32>() + 1;
-        self.rows.get_array_memory_size()
+        held_bytes([Some(&self.rows), self.old.as_ref().map(|old| &old.keys)].into_iter().flatten())
             + self.len() * per_row
             + self.masks.as_ref().map_or(0, |m| m.of_row.len() * 4)
-            + self.old.as_ref().map_or(0, |o| o.keys.get_array_memory_size() + o.row.len() * 8)
+            + self.old.as_ref().map_or(0, |o| o.row.len() * 8)
     }
+}
+
+/// Bytes of the allocations that record batches keep, each counted once: the arrays of batches that were read from a
+/// file are all slices of one.
+fn held_bytes<'a>(batches: impl Iterator<Item = &'a RecordBatch>) -> usize {
+    let columns = batches.flat_map(RecordBatch::columns);
+    let mut open: Vec<_> = columns.map(|column| column.to_data()).collect();
+    let mut held = Vec::with_capacity(open.len() * 3);
+    while let Some(array) = open.pop() {
+        let nulls = array.nulls().map(arrow_buffer::NullBuffer::buffer);
+        let buffers = array.buffers().iter().chain(nulls);
+        // A buffer that somebody else owns tells no capacity.
+        held.extend(buffers.map(|buffer| (buffer.data_ptr(), buffer.capacity().max(buffer.len()))));
+        open.extend_from_slice(array.child_data());
+    }
+    held.sort_unstable();
+    held.dedup();
+    held.into_iter().map(|(_, bytes)| bytes).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::{ArrayRef, Int64Array, StringArray};
+    use arrow_buffer::{Buffer, ScalarBuffer};
+
     use super::*;
+
+    #[test]
+    fn memory_that_arrays_share_is_counted_once() {
+        let frame = Buffer::from_vec((0..1000_i64).collect::<Vec<_>>());
+        let column = |from| Int64Array::new(ScalarBuffer::new(frame.clone(), from, 100), None);
+        let shared: [(_, ArrayRef); 2] = [("a", Arc::new(column(0))), ("b", Arc::new(column(500)))];
+        assert_eq!(held_bytes([&RecordBatch::try_from_iter(shared).unwrap()].into_iter()), 8000);
+        let own = Arc::new(StringArray::from(vec![Some("x"), None]));
+        let own = RecordBatch::try_from_iter([("a", own as ArrayRef)]).unwrap();
+        assert!(held_bytes([&own].into_iter()) >= 3 * 4 + 1);
+    }
 
     #[test]
     fn masks_are_sets() {
