@@ -4,6 +4,7 @@
 //! Nothing here is used by production code.
 
 pub mod compare;
+pub mod conformance;
 pub mod memory;
 pub mod ports;
 pub mod postgres;

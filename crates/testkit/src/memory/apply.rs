@@ -137,6 +137,9 @@ impl<'a> Keyed<'a> {
             return false;
         }
         let image = &self.images[change];
+        if before == Some(image) && rows.contains_key(&self.keys[change]) {
+            return false;
+        }
         rows.insert(self.keys[change].clone(), Arc::new(image.clone()));
         before != Some(image)
     }

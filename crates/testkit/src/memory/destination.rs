@@ -199,6 +199,23 @@ impl MemoryDestination {
         Some(rows.sorted())
     }
 
+    /// The rows of a table, each with a number that is another one whenever the row was written again.
+    #[must_use]
+    pub fn placed(&self, table: &TableId) -> Option<Vec<(Row, usize)>> {
+        let rows = self.0.stored().tables.get(table).map(|table| Arc::clone(&table.rows))?;
+        let placed = |row: &Arc<Row>| (row.as_ref().clone(), Arc::as_ptr(row).addr());
+        Some(match rows.as_ref() {
+            TableRows::Keyed(rows) => rows.values().map(placed).collect(),
+            TableRows::Bag(rows) => rows.iter().map(placed).collect(),
+        })
+    }
+
+    /// The pipelines that are known here.
+    #[must_use]
+    pub fn pipelines(&self) -> Vec<PipelineName> {
+        self.0.stored().pipelines.keys().cloned().collect()
+    }
+
     /// The names of a table's columns, `None` if it does not exist.
     #[must_use]
     pub fn columns(&self, table: &TableId) -> Option<Vec<String>> {

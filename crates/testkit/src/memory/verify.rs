@@ -132,17 +132,21 @@ fn lanes(identity: &LoadIdentity, parts: &[Part], before: &Checkpoint) -> Result
     Ok(())
 }
 
+/// A chunk enters the ledger; a re-read takes its keys off the list, and enters the ledger too while its table is in
+/// its window.
 fn chunk_load(identity: &LoadIdentity, delta: &Delta) -> Result<()> {
-    let (LoadKind::Chunk { table, generation, n } | LoadKind::Reread { table, generation, n }) =
-        &identity.kind
-    else {
-        return Ok(());
+    let fits = |change: &Change| match (&identity.kind, change) {
+        (
+            LoadKind::Chunk { table, generation, n },
+            Change::Chunk { table: entered, generation: of, n: number, .. },
+        ) => entered == table && of == generation && number == n,
+        (LoadKind::Reread { table, .. }, Change::RemoveReread { table: of, .. }) => of == table,
+        _ => false,
     };
-    let entered = |change: &Change| matches!(change, Change::Chunk { table: t, generation: g, n: m, .. } if t == table && g == generation && m == n);
-    if delta.changes.iter().any(entered) {
+    if delta.changes.iter().any(fits) {
         return Ok(());
     }
-    Err(Error::bug(format!("a load that does not enter its chunk into the ledger: {identity}")))
+    Err(Error::bug(format!("a load that the ledger does not show: {identity}")))
 }
 
 /// A chunk is loaded only if its read saw every transaction that the table's lane has applied.
