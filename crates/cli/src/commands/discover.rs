@@ -19,7 +19,7 @@ pub(crate) async fn run(args: &DiscoverArgs, global: &GlobalArgs) -> Result<Exit
     let tables = source.discover(&Selection { include, ..Selection::all(Carry::Typed) }).await?;
     match global.output {
         Output::Text => output::to_stdout(&tables.iter().map(render).collect::<String>()),
-        Output::Json => tables.iter().for_each(|table| output::to_stdout_line(table)),
+        Output::Json => tables.iter().for_each(output::to_stdout_line),
     }
     Ok(Exit::DONE)
 }

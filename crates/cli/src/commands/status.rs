@@ -157,7 +157,8 @@ fn stopped(at: &Value) -> Vec<String> {
     let tables = at["tables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let line = |table: &Value| {
         let name = format!("{}.{}", table["table"]["schema"].as_str()?, table["table"]["name"].as_str()?);
-        (table["state"] == "stopped").then(|| format!("{name}: {}", table["error"].as_str().unwrap_or("unknown")))
+        (table["state"] == "stopped")
+            .then(|| format!("{name}: {}", table["error"].as_str().unwrap_or("unknown")))
     };
     tables.iter().filter_map(line).collect()
 }

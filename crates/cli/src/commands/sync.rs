@@ -21,7 +21,8 @@ use crate::{output, runner};
 pub(crate) async fn run(args: &SyncArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let pipelines = super::pipelines(args)?;
     let store = Store::open(&state::directory(&args.state)?)?;
-    let stop = signals::listen("stopping: what was read is being written (once more to stop at once)\n", || {})?;
+    let stop =
+        signals::listen("stopping: what was read is being written (once more to stop at once)\n", || {})?;
     let several = pipelines.len() > 1;
     let mut tasks = JoinSet::new();
     for pipeline in pipelines {

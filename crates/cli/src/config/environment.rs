@@ -56,8 +56,7 @@ pub(super) fn fill(text: &str, lookup: Lookup<'_>) -> Result<String, Vec<BadRefe
 }
 
 fn value_of(body: &str, closed: bool, lookup: Lookup<'_>) -> Result<String, (String, String)> {
-    let (name, default) =
-        body.split_once(":-").map_or((body, None), |(name, default)| (name, Some(default)));
+    let (name, default) = body.split_once(":-").map_or((body, None), |(name, default)| (name, Some(default)));
     let starts_well = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !closed || !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err((

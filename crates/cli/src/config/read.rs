@@ -135,7 +135,9 @@ impl Reader<'_> {
     fn key(&mut self, spec: &mut PipelineSpec, (key, value): &Entry) {
         match key.value.as_str() {
             "name" => spec.name = self.parsed(value, |text| PipelineName::new(text)),
-            "source" => spec.source = self.url(value, |url| syncline_connectors::registry::source(url).map(drop)),
+            "source" => {
+                spec.source = self.url(value, |url| syncline_connectors::registry::source(url).map(drop))
+            }
             "destination" => {
                 spec.destination =
                     self.url(value, |url| syncline_connectors::registry::destination(url).map(drop));
@@ -249,8 +251,10 @@ impl Reader<'_> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                let message = original
-                    .map_or_else(|| error.to_string(), |text| format!("`{text}` gives a value that cannot be used here"));
+                let message = original.map_or_else(
+                    || error.to_string(),
+                    |text| format!("`{text}` gives a value that cannot be used here"),
+                );
                 self.problem(at, message, error.remedy().map(str::to_owned));
                 None
             }
@@ -326,7 +330,7 @@ mod tests {
             places,
             [
                 "f.yaml:3:27",
-                "f.yaml:3:43",
+                "f.yaml:3:44",
                 "f.yaml:4:5",
                 "f.yaml:5:14",
                 "f.yaml:6:14",
@@ -341,7 +345,8 @@ mod tests {
 
     #[test]
     fn a_value_of_the_environment_is_never_repeated() {
-        let text = "pipelines:\n- source: sqlite:/tmp/a.db\n  destination: sqlite:/tmp/b.db\n  mode: ${WORD}\n";
+        let text =
+            "pipelines:\n- source: sqlite:/tmp/a.db\n  destination: sqlite:/tmp/b.db\n  mode: ${WORD}\n";
         let problems = read(text).err().unwrap();
         assert_eq!(problems, ["f.yaml:4:9: `${WORD}` gives a value that cannot be used here"]);
     }

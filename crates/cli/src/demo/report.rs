@@ -104,9 +104,8 @@ fn verdict(comparison: &Comparison) -> String {
             comparison.tables.len()
         );
     }
-    let unequal = |table: &&TableResult| {
-        !table.same_columns || table.missing + table.surplus + table.different > 0
-    };
+    let unequal =
+        |table: &&TableResult| !table.same_columns || table.missing + table.surplus + table.different > 0;
     let line = |table: &TableResult| {
         if table.same_columns {
             format!(

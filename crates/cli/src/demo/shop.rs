@@ -123,7 +123,13 @@ impl Size {
 
     /// Rows over all tables.
     pub(super) fn rows(&self) -> i64 {
-        self.customers + self.products + self.orders + self.items + self.reviews + self.everything + self.visits
+        self.customers
+            + self.products
+            + self.orders
+            + self.items
+            + self.reviews
+            + self.everything
+            + self.visits
     }
 }
 
@@ -155,7 +161,12 @@ pub(super) fn sku(number: i64) -> String {
     format!("SKU-{number:07}")
 }
 
-fn customers(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &AtomicBool) -> rusqlite::Result<()> {
+fn customers(
+    to: &Transaction<'_>,
+    size: Size,
+    random: &mut Random,
+    stop: &AtomicBool,
+) -> rusqlite::Result<()> {
     let mut insert = to.prepare("INSERT INTO customers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
     for id in numbers(size.customers, stop) {
         let preferences =
@@ -173,7 +184,12 @@ fn customers(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &Atomi
     Ok(())
 }
 
-fn products(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &AtomicBool) -> rusqlite::Result<()> {
+fn products(
+    to: &Transaction<'_>,
+    size: Size,
+    random: &mut Random,
+    stop: &AtomicBool,
+) -> rusqlite::Result<()> {
     let mut insert = to.prepare("INSERT INTO products VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for number in numbers(size.products, stop) {
         let length = random.below(400);
@@ -237,7 +253,12 @@ fn reviews(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &AtomicB
     Ok(())
 }
 
-fn everything(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &AtomicBool) -> rusqlite::Result<()> {
+fn everything(
+    to: &Transaction<'_>,
+    size: Size,
+    random: &mut Random,
+    stop: &AtomicBool,
+) -> rusqlite::Result<()> {
     let mut insert = to.prepare(INSERT_EVERYTHING)?;
     for id in numbers(size.everything, stop) {
         insert.execute(rusqlite::params_from_iter(everything_row(id, random)))?;

@@ -4,11 +4,25 @@ use rusqlite::types::Value;
 
 use super::random::Random;
 
-const GIVEN: &[&str] = &["Ada", "Blaise", "Chloé", "Đorđe", "Edsger", "Fatima", "Grace", "Håkon", "Ινώ", "Jürgen", "小林", "Łucja"];
-const FAMILY: &[&str] = &["Lovelace", "Pascal", "O'Neil", "Ångström", "Núñez", "Hopper", "佐藤", "Müller-Lüdenscheid", "Иванова", "Öz"];
+const GIVEN: &[&str] = &[
+    "Ada", "Blaise", "Chloé", "Đorđe", "Edsger", "Fatima", "Grace", "Håkon", "Ινώ", "Jürgen", "小林", "Łucja",
+];
+const FAMILY: &[&str] = &[
+    "Lovelace",
+    "Pascal",
+    "O'Neil",
+    "Ångström",
+    "Núñez",
+    "Hopper",
+    "佐藤",
+    "Müller-Lüdenscheid",
+    "Иванова",
+    "Öz",
+];
 const COUNTRIES: &[&str] = &["DE", "FR", "JP", "NO", "PL", "TR", "US"];
 const STATUSES: &[&str] = &["placed", "paid", "packed", "sent", "returned"];
-const ADJECTIVES: &[&str] = &["Small", "Sturdy", "Quiet", "Æther", "Blue", "Second-hand", "Très petit", "光る"];
+const ADJECTIVES: &[&str] =
+    &["Small", "Sturdy", "Quiet", "Æther", "Blue", "Second-hand", "Très petit", "光る"];
 const THINGS: &[&str] = &["lamp", "teapot", "bicycle", "Füller", "notebook", "compass", "café table", "傘"];
 const SENTENCES: &[&str] = &[
     "Works as it should.",
@@ -30,7 +44,7 @@ pub(super) fn country(random: &mut Random) -> Option<&'static str> {
 }
 
 pub(super) fn status(random: &mut Random) -> &'static str {
-    random.one_of(STATUSES)
+    random.one_of::<&str>(STATUSES)
 }
 
 pub(super) fn title(random: &mut Random) -> String {
@@ -38,7 +52,7 @@ pub(super) fn title(random: &mut Random) -> String {
 }
 
 pub(super) fn sentence(random: &mut Random) -> &'static str {
-    random.one_of(SENTENCES)
+    random.one_of::<&str>(SENTENCES)
 }
 
 /// An amount with two digits.
@@ -61,8 +75,21 @@ pub(super) fn moment(random: &mut Random) -> String {
 }
 
 pub(super) fn whole(random: &mut Random) -> Value {
-    const EXTREMES: &[i64] =
-        &[0, 1, -1, 127, 128, -129, 32_768, 8_388_608, -2_147_483_649, 1 << 53, (1 << 53) + 1, i64::MAX, i64::MIN];
+    const EXTREMES: &[i64] = &[
+        0,
+        1,
+        -1,
+        127,
+        128,
+        -129,
+        32_768,
+        8_388_608,
+        -2_147_483_649,
+        1 << 53,
+        (1 << 53) + 1,
+        i64::MAX,
+        i64::MIN,
+    ];
     match random.below(4) {
         0 => Value::Integer(*random.one_of(EXTREMES)),
         1 => Value::Null,

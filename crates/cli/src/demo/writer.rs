@@ -276,7 +276,11 @@ impl Day {
             _ => {
                 let changed = to
                     .prepare_cached("UPDATE everything SET anything = ?2, whole = ?3 WHERE id = ?1")?
-                    .execute(params![id, values::anything(&mut self.random), values::whole(&mut self.random)])?;
+                    .execute(params![
+                        id,
+                        values::anything(&mut self.random),
+                        values::whole(&mut self.random)
+                    ])?;
                 self.tally.updated += changed as u64;
             }
         }
@@ -301,7 +305,9 @@ impl Day {
         }
         if self.random.once_in(4) {
             let changed = to
-                .prepare_cached("UPDATE visits SET page = '/moved' WHERE rowid = (SELECT max(rowid) FROM visits)")?
+                .prepare_cached(
+                    "UPDATE visits SET page = '/moved' WHERE rowid = (SELECT max(rowid) FROM visits)",
+                )?
                 .execute([])?;
             self.tally.updated += changed as u64;
         }
@@ -320,7 +326,10 @@ mod tests {
         let size = Size::of(2000);
         shop::build(&path, size, 1, &go).unwrap();
         let tally = work(&path, size, 2, Duration::from_millis(700), &go).unwrap();
-        assert!(tally.inserted > 0 && tally.updated > 0 && tally.deleted > 0 && tally.keys_moved > 0, "{tally:?}");
+        assert!(
+            tally.inserted > 0 && tally.updated > 0 && tally.deleted > 0 && tally.keys_moved > 0,
+            "{tally:?}"
+        );
         let connection = Connection::open(&path).unwrap();
         let violations: i64 = connection
             .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))

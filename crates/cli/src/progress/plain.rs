@@ -162,10 +162,7 @@ mod tests {
         viewer.view(start, &progress);
         progress.tables[0].rows_done = 1000;
         let view = viewer.view(start + Duration::from_secs(1), &progress);
-        assert_eq!(
-            figures(&view),
-            "snapshot, 1 of 2 tables, 5,000 of ~8,000 rows, 1,000 rows/s, 3.0 s left"
-        );
+        assert_eq!(figures(&view), "snapshot, 1 of 2 tables, 5,000 of ~8,000 rows, 1,000 rows/s, 3.0 s left");
         progress.tables[0].state = "streaming".to_owned();
         progress.phase = Phase::Streaming;
         (progress.changes_read, progress.changes_applied) = (20, 20);

@@ -25,11 +25,7 @@ pub(crate) fn text(name: &PipelineName, summary: &Summary) -> String {
         duration(time)
     )];
     if rows > 0 {
-        lines.push(format!(
-            "  snapshot  {}, {} rows/s",
-            counted(rows, "row"),
-            count(per_second(rows, time))
-        ));
+        lines.push(format!("  snapshot  {}, {} rows/s", counted(rows, "row"), count(per_second(rows, time))));
     }
     if summary.sum.read > 0 || rows == 0 {
         lines.push(format!("  changes   {}", sum(&summary.sum)));
@@ -65,7 +61,8 @@ pub(crate) fn sum(sum: &Sum) -> String {
 
 /// What stays behind, how much log it holds, how to drop it.
 pub(crate) fn retained(name: &PipelineName, retained: &Retained) -> String {
-    let held = retained.bytes.map(|held| format!(" and holds {} of log now", bytes(held))).unwrap_or_default();
+    let held =
+        retained.bytes.map(|held| format!(" and holds {} of log now", bytes(held))).unwrap_or_default();
     format!(
         "{} stays at the source for the next run{held}.\n  drop it with: syncline drop {name}\n  or, at the source: {}\n",
         retained.what, retained.drop_statement

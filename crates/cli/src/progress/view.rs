@@ -116,7 +116,10 @@ impl View {
 
     /// Tables whose snapshot is behind them.
     pub(crate) fn tables_ready(&self) -> usize {
-        self.tables.iter().filter(|table| matches!(table.progress.state.as_str(), "streaming" | "done")).count()
+        self.tables
+            .iter()
+            .filter(|table| matches!(table.progress.state.as_str(), "streaming" | "done"))
+            .count()
     }
 
     /// Whether rows are still being copied.
@@ -150,8 +153,7 @@ pub(crate) struct Viewer {
 impl Viewer {
     /// The view at `now`.
     pub(crate) fn view(&mut self, now: Instant, progress: &Progress) -> View {
-        let tables: Vec<_> =
-            progress.tables.iter().map(|table| self.table(now, table)).collect();
+        let tables: Vec<_> = progress.tables.iter().map(|table| self.table(now, table)).collect();
         let rows_done = progress.tables.iter().map(|table| table.rows_done).sum();
         let rows_estimated = progress
             .tables

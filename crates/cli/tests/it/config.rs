@@ -43,11 +43,15 @@ fn two_pipelines_at_the_same_time_or_one_by_name() {
     for file in ["a.db", "b.db"] {
         Connection::open(room.path(file))
             .unwrap()
-            .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 'one'), (2, NULL);")
+            .execute_batch(
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 'one'), (2, NULL);",
+            )
             .unwrap();
     }
     let one = |name: &str| {
-        format!("  - name: {name}\n    source: sqlite:${{ROOM}}/{name}.db\n    destination: sqlite:${{ROOM}}/{name}_copy.db\n    capture: triggers\n")
+        format!(
+            "  - name: {name}\n    source: sqlite:${{ROOM}}/{name}.db\n    destination: sqlite:${{ROOM}}/{name}_copy.db\n    capture: triggers\n"
+        )
     };
     std::fs::write(room.path("p.yaml"), format!("pipelines:\n{}{}", one("a"), one("b"))).unwrap();
     let here = room.path("").display().to_string();

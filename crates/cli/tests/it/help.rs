@@ -29,7 +29,10 @@ fn the_documented_help_is_what_the_binary_says() {
         std::fs::write(&path, &page).unwrap();
     }
     let documented = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(documented == page, "docs/cli.md is not what the binary says; write it anew with SYNCLINE_BLESS=1");
+    assert!(
+        documented == page,
+        "docs/cli.md is not what the binary says; write it anew with SYNCLINE_BLESS=1"
+    );
 }
 
 fn trimmed(text: &str) -> String {

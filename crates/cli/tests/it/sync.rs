@@ -60,7 +60,11 @@ fn copy_then_changes_then_nothing_left_behind() {
     let source = shop(&room);
     let ended = run(&room, &[]).expect(0);
     assert!(ended.out.starts_with("shop: done."), "{}", ended.out);
-    assert!(ended.err.contains("stays at the source") && ended.err.contains("syncline drop shop"), "{}", ended.err);
+    assert!(
+        ended.err.contains("stays at the source") && ended.err.contains("syncline drop shop"),
+        "{}",
+        ended.err
+    );
     assert_equal(&room);
 
     source
@@ -168,9 +172,7 @@ fn check_and_discover() {
     let ended = room.run(&["discover", &room.url("a.db"), "--table", "main.u*"]).expect(0);
     assert!(ended.out.contains("main.users  (row key id"), "{}", ended.out);
     assert!(!ended.out.contains("notes"), "{}", ended.out);
-    let ended = room
-        .run(&["check", &room.url("a.db"), &room.url("b.db"), "--capture", "triggers"])
-        .expect(0);
+    let ended = room.run(&["check", &room.url("a.db"), &room.url("b.db"), "--capture", "triggers"]).expect(0);
     assert!(ended.out.contains("ready to run"), "{}", ended.out);
     assert!(!room.path("b.db").exists(), "a check changes nothing");
     let ended = room.run(&["discover", &room.url("a.db"), "--output", "json"]).expect(0);

@@ -50,7 +50,10 @@ fn an_error_is_json_too() {
     let room = Room::new();
     let ended = room.run(&["sync", "oracle://me:secret@x", "sqlite:b.db", "--output", "json"]).expect(2);
     let event: serde_json::Value = serde_json::from_str(ended.out.trim()).unwrap();
-    assert_eq!((&event["event"], &event["kind"], &event["exit_code"]), (&"error".into(), &"configuration".into(), &2.into()));
+    assert_eq!(
+        (&event["event"], &event["kind"], &event["exit_code"]),
+        (&"error".into(), &"configuration".into(), &2.into())
+    );
     assert!(event["remedy"].is_string());
     assert!(!format!("{ended:?}").contains("secret"), "{ended:?}");
 }
