@@ -31,6 +31,15 @@ pub struct Builder {
     password: Option<String>,
     settings: Vec<(String, String)>,
     initdb_options: Vec<String>,
+    tls: Tls,
+}
+
+/// Whether the server offers TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Tls {
+    #[default]
+    Refused,
+    Offered,
 }
 
 impl Builder {
@@ -55,6 +64,13 @@ impl Builder {
         self
     }
 
+    /// Offers TLS, with a certificate for `localhost` and 127.0.0.1 that only [`Postgres::certificate`] vouches for.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = Tls::Offered;
+        self
+    }
+
     /// Adds an option of `initdb`, such as `--locale=C.UTF-8`.
     #[must_use]
     pub fn initdb_option(mut self, option: &str) -> Self {
@@ -76,15 +92,24 @@ impl Builder {
         self.password.as_deref()
     }
 
+    pub(super) fn asked_tls(&self) -> Tls {
+        self.tls
+    }
+
     pub(super) fn initdb_options(&self) -> &[String] {
         &self.initdb_options
     }
 
     /// The lines to append to `postgresql.conf`. The port is not among them: it changes when another process took it.
-    pub(super) fn configuration(&self, socket_directory: &str) -> String {
+    pub(super) fn configuration(&self, directory: &str) -> String {
+        let (certificate, key) = (format!("{directory}/server.crt"), format!("{directory}/server.key"));
+        let tls = match self.tls {
+            Tls::Refused => vec![],
+            Tls::Offered => vec![("ssl", "on"), ("ssl_cert_file", &*certificate), ("ssl_key_file", &*key)],
+        };
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let socket = ("unix_socket_directories", socket_directory);
-        let lines = SETTINGS.into_iter().chain([socket]).chain(own);
+        let socket = ("unix_socket_directories", directory);
+        let lines = SETTINGS.into_iter().chain([socket]).chain(tls).chain(own);
         lines.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 
-use super::builder::Builder;
+use super::builder::{Builder, Tls};
 use super::directory::ServerDirectory;
 use super::installation::Installation;
 use super::template;
@@ -54,6 +54,10 @@ impl Postgres {
         let directory = ServerDirectory::create();
         template::copy_into(&directory, &installation, asked.initdb_options());
         configure(&directory, asked);
+        if asked.asked_tls() == Tls::Offered {
+            certify(directory.path());
+        }
+        directory.hand_over();
         let password = asked.asked_password().map(str::to_owned);
         let postmaster = Mutex::new(None);
         let mut server = Self { installation, password, port: 0, postmaster, directory };
@@ -125,6 +129,12 @@ impl Postgres {
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {
         self.directory.data()
+    }
+
+    /// The certificate to trust, in PEM, of a server that was built with [`Builder::tls`].
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.path().join("server.crt")
     }
 
     /// What the server has logged so far.
@@ -316,6 +326,28 @@ fn configure(directory: &ServerDirectory, asked: &Builder) {
                      host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n";
         fs::write(data.join("pg_hba.conf"), rules).expect("cannot write pg_hba.conf");
     }
+}
+
+/// A certificate that vouches for itself.
+fn certify(directory: &Path) {
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-noenc",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+    openssl.args(["-keyout", "server.key", "-out", "server.crt"]).current_dir(directory);
+    let output = openssl.output().expect("cannot start openssl, which makes the certificate");
+    assert!(output.status.success(), "openssl failed: {}", String::from_utf8_lossy(&output.stderr));
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(directory.join("server.key"), private).expect("cannot protect a key");
 }
 
 fn signal(pid: u32, signal: Signal) {

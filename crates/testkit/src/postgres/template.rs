@@ -12,12 +12,12 @@ use crate::process::privilege_free;
 const INITDB_OPTIONS: [&str; 5] =
     ["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"];
 
-/// Fills the data directory of a server from the template, which is made if there is none.
+/// Fills the data directory of a server from the template, which is made if there is none. The caller hands it over to the
+/// server's account, when it has added its own.
 pub(super) fn copy_into(directory: &ServerDirectory, installation: &Installation, initdb_options: &[String]) {
     let template = template(installation, initdb_options);
     let copied = Command::new("cp").arg("-a").arg(&template).arg(directory.data()).status();
     assert!(copied.is_ok_and(|status| status.success()), "cannot copy {}", template.display());
-    directory.hand_over();
 }
 
 fn template(installation: &Installation, initdb_options: &[String]) -> PathBuf {

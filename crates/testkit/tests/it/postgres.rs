@@ -41,6 +41,19 @@ async fn settings_and_password_are_what_was_asked() {
 }
 
 #[test]
+fn a_server_with_tls_is_trusted_by_its_certificate() {
+    let Some(server) = Postgres::builder().tls().start() else { return };
+    let mut psql = server.client_command("psql");
+    psql.env("PGHOST", "localhost")
+        .env("PGSSLMODE", "verify-full")
+        .env("PGSSLROOTCERT", server.certificate());
+    let output = psql
+        .args(["-XAt", "-d", "postgres", "-c", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"])
+        .output();
+    assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), "t\n");
+}
+
+#[test]
 fn a_dropped_server_leaves_no_process_and_no_directory() {
     let Some(server) = Postgres::start() else { return };
     let (pid, directory) = (server.pid().unwrap(), server.data_directory());
