@@ -1,0 +1,312 @@
+//! What a table holds, in chunks that can be cut from the stream exactly.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `survey` | a table as it lies on disk, and its key's order |
+//! | `plan` | how it is cut into chunks |
+//! | `range` | a chunk as the ledger remembers it |
+//! | `holder` | a snapshot that outlives the chunks read in it |
+//! | `read`, `keys` | chunks and single rows being read |
+//! | `mark`, `order` | what a read saw; which key comes first |
+//! | `cut` | verdicts over the changes of the window |
+
+mod cut;
+mod holder;
+mod keys;
+mod mark;
+mod order;
+mod plan;
+mod range;
+mod read;
+mod survey;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow_array::{ArrayRef, RecordBatch};
+use async_trait::async_trait;
+use syncline_core::{
+    Chunk, ChunkPlan, ChunkRead, CutPlan, Error, ReadMark, Result, RowKey, SnapshotOptions, Snapshots,
+    TableId, TableSchema, TableState,
+};
+
+use self::cut::Cutter;
+use self::holder::Holder;
+use self::mark::Snapshot;
+use self::plan::Mode;
+use self::range::Range;
+use self::read::{Begun, Request, Rows};
+use self::survey::{LeadingKey, Survey};
+use super::pool::Pool;
+use crate::postgres::connect::Session;
+use crate::postgres::{error, quote};
+
+const REWRITTEN: &str =
+    "the table was rewritten (VACUUM FULL, CLUSTER, ALTER or TRUNCATE) during its snapshot";
+const LOST: &str = "the session that held the table's snapshot was lost";
+
+/// The snapshots of one source.
+pub(super) struct Snapshotter {
+    pool: Pool,
+    plans: Mutex<HashMap<TableId, Arc<Plan>>>,
+    /// The one snapshot of a run without a stream.
+    shared: Mutex<Option<Arc<Holder>>>,
+}
+
+/// How a table of this process is being read.
+struct Plan {
+    generation: u32,
+    /// The table's leading key, for key ranges.
+    key: Option<LeadingKey>,
+    /// All chunks and their common snapshot, where they have one.
+    one: Option<OneSnapshot>,
+}
+
+struct OneSnapshot {
+    holder: Arc<Holder>,
+    chunks: Vec<Chunk>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Snapshotter {
+    pub(super) fn new(pool: Pool) -> Self {
+        Self { pool, plans: Mutex::default(), shared: Mutex::default() }
+    }
+
+    fn plan_of(&self, table: &TableId) -> Option<Arc<Plan>> {
+        lock(&self.plans).get(table).cloned()
+    }
+
+    fn remember(&self, table: &TableId, plan: Plan) {
+        lock(&self.plans).insert(table.clone(), Arc::new(plan));
+    }
+
+    /// The run's one snapshot; a lost one is replaced, for tables that have not begun.
+    fn shared(&self) -> Arc<Holder> {
+        let mut shared = lock(&self.shared);
+        match shared.as_ref().filter(|holder| !holder.is_lost()) {
+            Some(holder) => holder.clone(),
+            None => shared.insert(Arc::new(Holder::new(self.pool.clone()))).clone(),
+        }
+    }
+
+    /// Continues what a ledger holds, in the way it was begun.
+    async fn resume(
+        &self,
+        table: &Arc<TableSchema>,
+        state: &TableState,
+        loaded: &[Range],
+    ) -> Result<ChunkPlan> {
+        match &loaded[0] {
+            Range::Whole => Ok(ChunkPlan::Chunks(Vec::new())),
+            Range::Blocks { of, .. } if usize::try_from(*of).is_ok_and(|of| of == loaded.len()) => {
+                Ok(ChunkPlan::Chunks(Vec::new()))
+            }
+            Range::Blocks { .. } => {
+                let plan = self.plan_of(&table.id).filter(|plan| plan.generation == state.generation);
+                Ok(match plan.as_ref().and_then(|plan| plan.one.as_ref()) {
+                    Some(one) if !one.holder.is_lost() && same_snapshot(one, state) => {
+                        ChunkPlan::Chunks(one.remaining(state))
+                    }
+                    _ => ChunkPlan::StartOver(LOST.to_owned()),
+                })
+            }
+            Range::Keys { .. } => {
+                let session = self.pool.take().await?;
+                let survey = survey::survey(&session, table).await?;
+                let plan = self.plan_keys(&session, table, state, &survey, loaded).await?;
+                self.pool.give(session);
+                Ok(plan)
+            }
+            Range::Rows { .. } => Err(Error::bug("a re-read was taken for a chunk").with_table(&table.id)),
+        }
+    }
+
+    async fn plan_keys(
+        &self,
+        session: &Session,
+        table: &Arc<TableSchema>,
+        state: &TableState,
+        survey: &Survey,
+        loaded: &[Range],
+    ) -> Result<ChunkPlan> {
+        let Some(key) = &survey.key else {
+            return Ok(ChunkPlan::StartOver("the table's key has another order than its chunks".to_owned()));
+        };
+        let other_order = |range: &Range| !matches!(range, Range::Keys { order, .. } if *order == key.order);
+        if loaded.iter().any(other_order) {
+            return Ok(ChunkPlan::StartOver("the table's key has another order than its chunks".to_owned()));
+        }
+        let bounds = self.bounds(session, table, survey, key).await?;
+        let first_n = state.chunks.last_key_value().map_or(0, |(n, _)| n + 1);
+        let rows = table.rows_estimated.unwrap_or_default();
+        let chunks = plan::key_ranges(key.order, &bounds, loaded, rows, first_n)?;
+        self.remember(&table.id, Plan { generation: state.generation, key: Some(key.clone()), one: None });
+        Ok(ChunkPlan::Chunks(chunks))
+    }
+
+    /// Bounds of chunks of about the same size: from the histogram, else by what the key's type allows.
+    async fn bounds(
+        &self,
+        session: &Session,
+        table: &Arc<TableSchema>,
+        survey: &Survey,
+        key: &LeadingKey,
+    ) -> Result<Vec<String>> {
+        let count = plan::chunk_count(survey.bytes());
+        if count == 1 {
+            return Ok(Vec::new());
+        }
+        if !key.histogram.is_empty() {
+            return Ok(plan::bounds_of_histogram(key.order, &key.histogram, count));
+        }
+        let failed = |e| error::from_client(e, "looking for bounds of chunks").with_table(&table.id);
+        let (column, name) = (quote::ident(&key.column), quote::table(&table.id));
+        if key.order == order::Order::Int {
+            let sql = format!("SELECT min({column})::int8, max({column})::int8 FROM ONLY {name}");
+            let row = session.query_one(&sql, &[]).await.map_err(failed)?;
+            let ends = row.get::<_, Option<i64>>(0).zip(row.get::<_, Option<i64>>(1));
+            return Ok(ends.map_or_else(Vec::new, |(low, high)| plan::evenly(low, high, count)));
+        }
+        // One walk over the key's index.
+        let step = (table.rows_estimated.unwrap_or_default() / count).max(1);
+        let sql = format!(
+            "SELECT k::text FROM (SELECT {column} AS k, row_number() OVER (ORDER BY {column}) AS place \
+             FROM ONLY {name}) AS walked WHERE place % $1 = 0"
+        );
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        let rows = session.query(&sql, &[&step]).await.map_err(failed)?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn begin(
+        &self,
+        table: &Arc<TableSchema>,
+        options: SnapshotOptions,
+        state: &TableState,
+    ) -> Result<ChunkPlan> {
+        let session = self.pool.take().await?;
+        let survey = survey::survey(&session, table).await?;
+        let first_n = state.chunks.last_key_value().map_or(0, |(n, _)| n + 1);
+        let plan = match plan::choose(&survey, options, state.generation) {
+            Mode::Keys => self.plan_keys(&session, table, state, &survey, &[]).await?,
+            Mode::Whole => {
+                self.remember(&table.id, Plan { generation: state.generation, key: None, one: None });
+                let range = Range::Whole.to_text()?;
+                let rows_estimated = table.rows_estimated.unwrap_or_default();
+                ChunkPlan::Chunks(vec![Chunk { n: first_n, range, rows_estimated }])
+            }
+            Mode::Blocks => {
+                let chunks = plan::blocks(&survey, table, first_n)?;
+                let holder = if options.streamed || options.resumable {
+                    Arc::new(Holder::new(self.pool.clone()))
+                } else {
+                    self.shared()
+                };
+                let one = Some(OneSnapshot { holder, chunks: chunks.clone() });
+                self.remember(&table.id, Plan { generation: state.generation, key: None, one });
+                ChunkPlan::Chunks(chunks)
+            }
+        };
+        self.pool.give(session);
+        Ok(plan)
+    }
+}
+
+impl OneSnapshot {
+    fn remaining(&self, state: &TableState) -> Vec<Chunk> {
+        let loaded = |chunk: &&Chunk| !state.chunks.values().any(|entry| entry.range == chunk.range);
+        self.chunks.iter().filter(loaded).cloned().collect()
+    }
+}
+
+/// Whether a ledger's chunks were read in the snapshot that is held.
+fn same_snapshot(one: &OneSnapshot, state: &TableState) -> bool {
+    let mark = one.holder.taken().map(|held| held.mark.as_str());
+    state.chunks.values().all(|entry| Some(entry.mark.as_str()) == mark)
+}
+
+#[async_trait]
+impl Snapshots for Snapshotter {
+    async fn plan(
+        &self,
+        table: &Arc<TableSchema>,
+        state: &TableState,
+        options: SnapshotOptions,
+    ) -> Result<ChunkPlan> {
+        let loaded = plan::loaded_ranges(state).map_err(|error| error.with_table(&table.id))?;
+        if loaded.is_empty() {
+            self.begin(table, options, state).await
+        } else {
+            self.resume(table, state, &loaded).await
+        }
+    }
+
+    async fn read(&self, table: &Arc<TableSchema>, chunk: &Chunk) -> Result<ChunkRead> {
+        let plan = self.plan_of(&table.id);
+        let plan =
+            plan.ok_or_else(|| Error::bug("a chunk is read that was not planned").with_table(&table.id))?;
+        let range = Range::parse(&chunk.range)?;
+        let leaf;
+        let (relation, rows, snapshot, node) = match &range {
+            Range::Whole => (&table.id, Rows::WithDescendants, None, None),
+            Range::Keys { order, from, to } => {
+                let column = plan.key.as_ref().map(|key| key.column.as_str());
+                let column = column.ok_or_else(|| Error::bug("a chunk of keys of a table without a key"))?;
+                let rows = Rows::Keys { column, order: *order, from: from.as_deref(), to: to.as_deref() };
+                (&table.id, rows, None, None)
+            }
+            Range::Blocks { leaf: name, node, from, to, .. } => {
+                leaf = range::leaf_id(name);
+                let one =
+                    plan.one.as_ref().ok_or_else(|| Error::bug("a chunk of blocks without a snapshot"))?;
+                if one.holder.is_lost() {
+                    return Ok(ChunkRead::StartOver(LOST.to_owned()));
+                }
+                let held = one.holder.held().await?;
+                (&leaf, Rows::Blocks { from: *from, to: *to }, Some(held.name.as_str()), Some(*node))
+            }
+            Range::Rows { .. } => return Err(Error::bug("a re-read is not read as a chunk")),
+        };
+        let request = Request { table, relation, rows, snapshot, node };
+        Ok(match read::begin(&self.pool, &request).await? {
+            Begun::Reading(reader) => ChunkRead::Reading(reader),
+            Begun::SnapshotLost => ChunkRead::StartOver(LOST.to_owned()),
+            Begun::Rewritten => ChunkRead::StartOver(REWRITTEN.to_owned()),
+        })
+    }
+
+    async fn read_keys(
+        &self,
+        table: &Arc<TableSchema>,
+        keys: &RecordBatch,
+    ) -> Result<(RecordBatch, ReadMark)> {
+        keys::read(&self.pool, table, keys).await
+    }
+
+    fn range_of_keys(&self, table: &TableSchema, keys: &RecordBatch) -> Result<String> {
+        let columns: Vec<ArrayRef> = keys.columns().to_vec();
+        let keys = (0..keys.num_rows()).map(|row| RowKey::of(&columns, row)).collect::<Result<Vec<_>>>()?;
+        Range::of_rows(table, &keys).to_text()
+    }
+
+    fn cut(&self, table: &Arc<TableSchema>, state: &TableState) -> Result<Box<dyn CutPlan>> {
+        Ok(Box::new(Cutter::new(table, state)?))
+    }
+
+    fn saw(&self, mark: &ReadMark, transactions: &[u64]) -> Result<bool> {
+        let snapshot: Snapshot = mark.0.parse()?;
+        Ok(transactions.iter().all(|&transaction| snapshot.saw(transaction)))
+    }
+
+    fn reads_one_snapshot(&self, table: &TableId) -> bool {
+        self.plan_of(table).is_some_and(|plan| plan.one.is_some())
+    }
+
+    async fn finish(&self, table: &TableId) {
+        lock(&self.plans).remove(table);
+    }
+}
