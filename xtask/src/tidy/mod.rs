@@ -4,6 +4,7 @@
 //! Each rule looks at text. Rustfmt has brought the text into one shape, which is what makes that enough.
 
 mod allowed;
+mod allows;
 mod footprint;
 mod length;
 mod links;
@@ -32,6 +33,7 @@ pub(crate) fn run() -> Outcome {
     let files = source::rust_files(&root)?;
     let mut findings = rooms::check(&root)?;
     findings.extend(names::check(&files));
+    findings.extend(allows::check(&files));
     findings.extend(footprint::check(&files));
     findings.extend(length::check(&root, &files)?);
     findings.extend(links::check(&root)?);
