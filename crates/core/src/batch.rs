@@ -229,7 +229,7 @@ impl ChangeBatch {
 /// file are all slices of one.
 fn held_bytes<'a>(batches: impl Iterator<Item = &'a RecordBatch>) -> usize {
     let columns = batches.flat_map(RecordBatch::columns);
-    let mut open: Vec<_> = columns.map(|column| column.to_data()).collect();
+    let mut open: Vec<_> = columns.map(Array::to_data).collect();
     let mut held = Vec::with_capacity(open.len() * 3);
     while let Some(array) = open.pop() {
         let nulls = array.nulls().map(arrow_buffer::NullBuffer::buffer);
