@@ -1,0 +1,138 @@
+//! Whether a table that exists can take the rows of a source's table, exactly.
+
+use syncline_core::{Carriage, Column, Error, Family, Result, TableSchema};
+
+use super::super::definition::Definition;
+use super::existing::{Existing, ExistingColumn};
+use super::mapping;
+use super::rename::Renaming;
+
+/// The type a column of the source has at the destination.
+pub(super) fn expected_type(
+    column: &Column,
+    definition: Option<&Definition>,
+    renaming: &Renaming<'_>,
+) -> String {
+    let exact = definition
+        .and_then(|definition| definition.columns.iter().find(|defined| defined.name == column.name))
+        .map(|defined| renaming.sql(&defined.sql_type));
+    match (exact, column.carriage) {
+        (Some(exact), _) => exact,
+        (None, Carriage::Native | Carriage::NativeText) => renaming.sql(&column.native_type),
+        (None, Carriage::Typed) => mapping::sql_type(&column.data_type),
+    }
+}
+
+/// Refuses values in a form of another family, which nothing here can read.
+///
+/// # Errors
+/// A bug: the engine asks a source of another family for typed values.
+pub(super) fn understands(table: &TableSchema) -> Result<()> {
+    let foreign = table.native.as_ref().is_some_and(|native| native.family != Family::POSTGRES);
+    let native = table.columns.iter().any(|column| column.carriage != Carriage::Typed);
+    if foreign && native {
+        return Err(Error::bug("values come in a native form of another family").with_table(&table.id));
+    }
+    Ok(())
+}
+
+/// What keeps an existing table from taking the rows, one line each; empty if nothing does.
+pub(super) fn misfits(
+    table: &TableSchema,
+    definition: Option<&Definition>,
+    renaming: &Renaming<'_>,
+    existing: &Existing,
+) -> Vec<String> {
+    if !existing.is_table() {
+        return vec!["it is not a table".to_owned()];
+    }
+    let mut misfits: Vec<String> = table
+        .columns
+        .iter()
+        .filter_map(|column| {
+            let expected = expected_type(column, definition, renaming);
+            column_misfit(column, &expected, existing.column(&column.name))
+        })
+        .collect();
+    let unfed = existing.columns.iter().filter(|there| {
+        there.not_null
+            && !there.has_default
+            && !there.generated
+            && !table.columns.iter().any(|column| column.name == there.name)
+    });
+    misfits.extend(unfed.map(|there| {
+        format!("column `{}` is not null, has no default and is not in the source", there.name)
+    }));
+    misfits
+}
+
+fn column_misfit(column: &Column, expected: &str, there: Option<&ExistingColumn>) -> Option<String> {
+    let name = &column.name;
+    let Some(there) = there else { return Some(format!("column `{name}` is missing")) };
+    if there.generated {
+        return Some(format!("column `{name}` is generated at the destination"));
+    }
+    if column.nullable && there.not_null {
+        return Some(format!("column `{name}` is not null at the destination and may be null at the source"));
+    }
+    let fits = accepts(expected, &there.sql_type)
+        || there.domain_of.as_deref().is_some_and(|base| accepts(expected, base));
+    (!fits).then(|| format!("column `{name}` is {} and would have to be {expected}", there.sql_type))
+}
+
+/// Whether every value of type `from` can stand in a column of type `to` unchanged, in the same binary form.
+fn accepts(from: &str, to: &str) -> bool {
+    if from == to {
+        return true;
+    }
+    let ((from, from_modifier), (to, to_modifier)) = (split(from), split(to));
+    let same_base = from == to;
+    match (from_modifier, to_modifier) {
+        // `character` and `bit` without modifier are one long, and `format_type` never writes them so.
+        (_, None) => same_base || (from == "character varying" && to == "text"),
+        (None, Some(_)) => false,
+        (Some(from_modifier), Some(to_modifier)) => same_base && widens(&from, &from_modifier, &to_modifier),
+    }
+}
+
+fn widens(base: &str, from: &[i32], to: &[i32]) -> bool {
+    match (base, from, to) {
+        ("numeric", [precision, scale], [wider, same]) => scale == same && wider >= precision,
+        ("character varying" | "bit varying", [length], [longer]) => longer >= length,
+        (base, [digits], [more]) if base.starts_with("time") => more >= digits,
+        _ => false,
+    }
+}
+
+/// A type's text without its modifier, and the modifier's numbers.
+fn split(sql_type: &str) -> (String, Option<Vec<i32>>) {
+    if let Some((before, rest)) = sql_type.split_once('(')
+        && let Some((inside, after)) = rest.split_once(')')
+        && let Ok(numbers) = inside.split(',').map(|n| n.trim().parse()).collect::<Result<Vec<i32>, _>>()
+    {
+        return (format!("{before}{after}"), Some(numbers));
+    }
+    (sql_type.to_owned(), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accepts;
+
+    #[test]
+    fn wider_types_are_taken_and_narrower_ones_refused() {
+        assert!(accepts("numeric(10,2)", "numeric(12,2)"));
+        assert!(!accepts("numeric(10,2)", "numeric(12,3)"));
+        assert!(!accepts("numeric(10,2)", "numeric(9,2)"));
+        assert!(accepts("numeric(10,2)", "numeric"));
+        assert!(!accepts("numeric", "numeric(10,2)"));
+        assert!(accepts("character varying(10)", "text"));
+        assert!(accepts("character varying(10)", "character varying(20)"));
+        assert!(!accepts("character varying(20)", "character varying(10)"));
+        assert!(!accepts("character varying(10)[]", "text[]"));
+        assert!(accepts("timestamp(3) with time zone", "timestamp with time zone"));
+        assert!(!accepts("timestamp without time zone", "timestamp with time zone"));
+        assert!(!accepts("integer", "bigint"));
+        assert!(accepts("\"A(b)\".t", "\"A(b)\".t"));
+    }
+}
