@@ -1,6 +1,7 @@
 //! From the tree of a YAML file to pipelines, gathering every problem on the way.
 
 use serde_saphyr::{Location, Spanned};
+use syncline_connectors::registry;
 use syncline_core::{Error, PipelineName, Result, TablePattern};
 
 use super::Problem;
@@ -136,11 +137,10 @@ impl Reader<'_> {
         match key.value.as_str() {
             "name" => spec.name = self.parsed(value, |text| PipelineName::new(text)),
             "source" => {
-                spec.source = self.url(value, |url| syncline_connectors::registry::source(url).map(drop))
+                spec.source = self.url(value, |url| registry::source(url).map(drop));
             }
             "destination" => {
-                spec.destination =
-                    self.url(value, |url| syncline_connectors::registry::destination(url).map(drop));
+                spec.destination = self.url(value, |url| registry::destination(url).map(drop));
             }
             "tables" => spec.tables = self.list(value, TablePattern::new),
             "exclude" => spec.exclude = self.list(value, TablePattern::new),

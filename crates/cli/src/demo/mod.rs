@@ -153,7 +153,7 @@ impl<'a> Demo<'a> {
         }
         // The control has been drained by the signal: the acts end by themselves, or are dropped.
         let _ = tokio::time::timeout(LETTING_GO_MAX, acts).await;
-        Err(Error::new(ErrorKind::Cancelled, "the demo was stopped"))
+        Err(stopped())
     }
 
     async fn acts(&self) -> Result<Exit> {
@@ -242,15 +242,19 @@ impl<'a> Demo<'a> {
         let recorder = Recorder::begin(store, &pipeline)?;
         let display = progress::display(self.global.output, &pipeline.name, false);
         let wired = pipeline.wire(store.journal_dir(&pipeline.name));
-        // A control of its own: the first act's has been drained. Interrupted, this run is dropped.
-        let result = runner::run(wired, Control::new(), display, |_, _| {}).await;
+        // A control of its own: the first act's has been drained.
+        let run = runner::run(wired, Control::new(), display, |_, _| {});
+        let result = tokio::select! {
+            result = run => result,
+            () = self.stop.asked() => Err(stopped()),
+        };
         recorder.end(&result);
         result
     }
 
     fn unless_stopped(&self) -> Result<()> {
         match self.stop.interrupted() {
-            Some(_) => Err(Error::new(ErrorKind::Cancelled, "the demo was stopped")),
+            Some(_) => Err(stopped()),
             None => Ok(()),
         }
     }
@@ -258,6 +262,10 @@ impl<'a> Demo<'a> {
     fn say(&self, text: &str) {
         output::to_stderr(text);
     }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Cancelled, "the demo was stopped")
 }
 
 /// SQLite's work, on a thread that may block.

@@ -2,15 +2,15 @@
 
 use rusqlite::Connection;
 
-use crate::process::Room;
+use crate::process::{EndsWith, RUN_MAX, Room};
 
 #[test]
 fn every_problem_of_a_file_with_line_and_column() {
     let room = Room::new();
     let text = "pipelines:\n  - name: shop\n    source: sqlite:${NOT_SET}.db\n    destination: sqlite:b.db\n    tabels: [a]\n    workers: 900\n";
     std::fs::write(room.path("p.yaml"), text).unwrap();
-    let ended = room.run(&["sync", "--config", "p.yaml"]).expect(2);
-    let errors: Vec<_> = ended.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    let ended = room.run(&["sync", "--config", "p.yaml"]).ends_with(2);
+    let errors: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(
         errors,
         [
@@ -19,9 +19,9 @@ fn every_problem_of_a_file_with_line_and_column() {
             "error: p.yaml:6:14: 900 workers are not possible",
         ]
     );
-    let ended = room.run(&["check", "--config", "p.yaml", "--output", "json"]).expect(2);
+    let ended = room.run(&["check", "--config", "p.yaml", "--output", "json"]).ends_with(2);
     let places: Vec<_> = ended
-        .out
+        .stdout
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .map(|event| (event["line"].as_u64().unwrap(), event["column"].as_u64().unwrap()))
@@ -33,8 +33,8 @@ fn every_problem_of_a_file_with_line_and_column() {
 fn a_broken_file_is_told_with_its_place() {
     let room = Room::new();
     std::fs::write(room.path("p.yaml"), "pipelines:\n  - name: [\n").unwrap();
-    let ended = room.run(&["sync", "--config", "p.yaml"]).expect(2);
-    assert!(ended.err.starts_with("error: p.yaml:"), "{}", ended.err);
+    let ended = room.run(&["sync", "--config", "p.yaml"]).ends_with(2);
+    assert!(ended.stderr.starts_with("error: p.yaml:"), "{}", ended.stderr);
 }
 
 #[test]
@@ -54,16 +54,25 @@ fn two_pipelines_at_the_same_time_or_one_by_name() {
         )
     };
     std::fs::write(room.path("p.yaml"), format!("pipelines:\n{}{}", one("a"), one("b"))).unwrap();
-    let here = room.path("").display().to_string();
-    let variables = [("ROOM", here.as_str())];
 
-    let ended = room.run_with(&["sync", "--config", "p.yaml", "nobody"], &variables).expect(2);
-    assert!(ended.err.contains("a, b"), "{}", ended.err);
-    room.run_with(&["sync", "--config", "p.yaml", "b"], &variables).expect(0);
+    let ended = room
+        .syncline(&["sync", "--config", "p.yaml", "nobody"])
+        .env("ROOM", room.dir().as_os_str())
+        .run(RUN_MAX)
+        .ends_with(2);
+    assert!(ended.stderr.contains("a, b"), "{}", ended.stderr);
+    room.syncline(&["sync", "--config", "p.yaml", "b"])
+        .env("ROOM", room.dir().as_os_str())
+        .run(RUN_MAX)
+        .ends_with(0);
     assert!(!room.path("a_copy.db").exists() && room.path("b_copy.db").exists());
 
-    let ended = room.run_with(&["sync", "--config", "p.yaml"], &variables).expect(0);
-    assert!(ended.out.contains("a: done.") && ended.out.contains("b: done."), "{}", ended.out);
+    let ended = room
+        .syncline(&["sync", "--config", "p.yaml"])
+        .env("ROOM", room.dir().as_os_str())
+        .run(RUN_MAX)
+        .ends_with(0);
+    assert!(ended.stdout.contains("a: done.") && ended.stdout.contains("b: done."), "{}", ended.stdout);
     let rows: i64 = Connection::open(room.path("a_copy.db"))
         .unwrap()
         .query_row("SELECT count(*) FROM t", [], |row| row.get(0))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::process::Room;
+use crate::process::{EndsWith, Room};
 
 const INTRODUCTION: &str = "\
 # The command line
@@ -19,10 +19,10 @@ fn the_documented_help_is_what_the_binary_says() {
     for command in ["", "demo", "sync", "check", "discover", "status", "drop"] {
         let mut args: Vec<_> = command.split_whitespace().collect();
         args.push("--help");
-        let help = room.run(&args).expect(0);
-        assert!(help.err.is_empty(), "help goes to stdout");
+        let help = room.run(&args).ends_with(0);
+        assert!(help.stderr.is_empty(), "help goes to stdout");
         let title = format!("syncline {command}");
-        page.push_str(&format!("\n## {}\n\n```text\n{}\n```\n", title.trim(), trimmed(&help.out)));
+        page.push_str(&format!("\n## {}\n\n```text\n{}\n```\n", title.trim(), trimmed(&help.stdout)));
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     if std::env::var_os("SYNCLINE_BLESS").is_some() {
@@ -42,7 +42,7 @@ fn trimmed(text: &str) -> String {
 #[test]
 fn the_exit_codes_are_the_same_everywhere() {
     let room = Room::new();
-    let help = room.run(&["--help"]).expect(0).out;
+    let help = room.run(&["--help"]).ends_with(0).stdout;
     let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
     for (code, meaning) in [

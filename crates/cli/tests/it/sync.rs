@@ -1,8 +1,9 @@
 //! `sync`, `status`, `check`, `discover` and `drop` between two SQLite files.
 
 use rusqlite::Connection;
+use syncline_testkit::process::{Outcome, Running};
 
-use crate::process::Room;
+use crate::process::{EndsWith, RUN_MAX, Room};
 
 fn shop(room: &Room) -> Connection {
     let connection = Connection::open(room.path("a.db")).unwrap();
@@ -42,14 +43,12 @@ fn sync_args(room: &Room, more: &[&str]) -> Vec<String> {
     base.iter().chain(more).map(|&arg| arg.to_owned()).collect()
 }
 
-fn run(room: &Room, more: &[&str]) -> crate::process::Ended {
-    let args = sync_args(room, more);
-    room.run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+fn run(room: &Room, more: &[&str]) -> Outcome {
+    room.run(&sync_args(room, more))
 }
 
-fn follow(room: &Room) -> crate::process::Running {
-    let args = sync_args(room, &["--follow"]);
-    let mut running = room.start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+fn follow(room: &Room) -> Running {
+    let mut running = room.syncline(&sync_args(room, &["--follow"])).start();
     room.wait_for_phase("shop", "streaming", &mut running);
     running
 }
@@ -58,12 +57,12 @@ fn follow(room: &Room) -> crate::process::Running {
 fn copy_then_changes_then_nothing_left_behind() {
     let room = Room::new();
     let source = shop(&room);
-    let ended = run(&room, &[]).expect(0);
-    assert!(ended.out.starts_with("shop: done."), "{}", ended.out);
+    let ended = run(&room, &[]).ends_with(0);
+    assert!(ended.stdout.starts_with("shop: done."), "{}", ended.stdout);
     assert!(
-        ended.err.contains("stays at the source") && ended.err.contains("syncline drop shop"),
+        ended.stderr.contains("stays at the source") && ended.stderr.contains("syncline drop shop"),
         "{}",
-        ended.err
+        ended.stderr
     );
     assert_equal(&room);
 
@@ -73,13 +72,13 @@ fn copy_then_changes_then_nothing_left_behind() {
              DELETE FROM notes WHERE user_id = 3; INSERT INTO notes VALUES (4, 2, 'new');",
         )
         .unwrap();
-    let ended = run(&room, &[]).expect(0);
-    assert!(ended.out.contains("read = "), "{}", ended.out);
+    let ended = run(&room, &[]).ends_with(0);
+    assert!(ended.stdout.contains("read = "), "{}", ended.stdout);
     assert_equal(&room);
 
     let status = room.status("shop").unwrap();
     assert_eq!((&status["running"], &status["run"]["outcome"]), (&false.into(), &"done".into()));
-    room.run(&["drop", "shop"]).expect(0);
+    room.run(&["drop", "shop"]).ends_with(0);
     let left = "SELECT name FROM sqlite_schema WHERE name LIKE '%syncline%'";
     assert_eq!(rows(&room, "a.db", left), Vec::<String>::new());
     assert_eq!(rows(&room, "b.db", left), Vec::<String>::new());
@@ -91,7 +90,7 @@ fn copy_then_changes_then_nothing_left_behind() {
 fn excluded_tables_and_columns_never_arrive() {
     let room = Room::new();
     shop(&room);
-    run(&room, &["--exclude", "notes", "--exclude-column", "main.users.ssn"]).expect(0);
+    run(&room, &["--exclude", "notes", "--exclude-column", "main.users.ssn"]).ends_with(0);
     let columns = "SELECT name FROM pragma_table_info('users')";
     assert_eq!(rows(&room, "b.db", columns).len(), 2);
     assert!(rows(&room, "b.db", "SELECT name FROM sqlite_schema WHERE name = 'notes'").is_empty());
@@ -102,7 +101,7 @@ fn a_snapshot_alone_leaves_nothing_at_the_source() {
     let room = Room::new();
     shop(&room);
     let before = rows(&room, "a.db", "SELECT name FROM sqlite_schema ORDER BY name");
-    room.run(&["sync", &room.url("a.db"), &room.url("b.db"), "--mode", "snapshot"]).expect(0);
+    room.run(&["sync", &room.url("a.db"), &room.url("b.db"), "--mode", "snapshot"]).ends_with(0);
     assert_equal(&room);
     assert_eq!(rows(&room, "a.db", "SELECT name FROM sqlite_schema ORDER BY name"), before);
 }
@@ -111,8 +110,8 @@ fn a_snapshot_alone_leaves_nothing_at_the_source() {
 fn triggers_are_made_only_with_consent() {
     let room = Room::new();
     shop(&room);
-    let ended = room.run(&["sync", &room.url("a.db"), &room.url("b.db")]).expect(2);
-    assert!(ended.err.contains("--capture triggers"), "{}", ended.err);
+    let ended = room.run(&["sync", &room.url("a.db"), &room.url("b.db")]).ends_with(2);
+    assert!(ended.stderr.contains("--capture triggers"), "{}", ended.stderr);
     assert!(rows(&room, "a.db", "SELECT name FROM sqlite_schema WHERE type = 'trigger'").is_empty());
 }
 
@@ -124,11 +123,11 @@ fn a_table_with_rows_is_refused_with_the_choices() {
         .unwrap()
         .execute_batch("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE, ssn TEXT); INSERT INTO users VALUES (77777, 'a', 'b');")
         .unwrap();
-    let ended = run(&room, &[]).expect(2);
+    let ended = run(&room, &[]).ends_with(2);
     for choice in ["recreate", "truncate", "keep"] {
-        assert!(ended.err.contains(choice), "{}", ended.err);
+        assert!(ended.stderr.contains(choice), "{}", ended.stderr);
     }
-    run(&room, &["--prepare", "recreate"]).expect(0);
+    run(&room, &["--prepare", "recreate"]).ends_with(0);
     assert_equal(&room);
 }
 
@@ -137,17 +136,17 @@ fn a_second_run_is_refused_with_who_holds_it_and_ctrl_c_drains() {
     let room = Room::new();
     let source = shop(&room);
     let running = follow(&room);
-    let ended = run(&room, &[]).expect(2);
-    assert!(ended.err.contains(&running.id().to_string()), "{}", ended.err);
-    let ended = room.run(&["drop", "shop"]).expect(2);
-    assert!(ended.err.contains("running"), "{}", ended.err);
+    let ended = run(&room, &[]).ends_with(2);
+    assert!(ended.stderr.contains(&running.pid().to_string()), "{}", ended.stderr);
+    let ended = room.run(&["drop", "shop"]).ends_with(2);
+    assert!(ended.stderr.contains("running"), "{}", ended.stderr);
     assert_eq!(room.status("shop").unwrap()["running"], true, "the refused run changes nothing");
 
     source.execute_batch("INSERT INTO notes SELECT id, 5, 'later' FROM users").unwrap();
-    running.signal("INT");
-    let ended = running.end().expect(0);
-    assert!(ended.out.contains("stopped as asked"), "{}", ended.out);
-    run(&room, &[]).expect(0);
+    running.interrupt();
+    let ended = running.wait(RUN_MAX).ends_with(0);
+    assert!(ended.stdout.contains("stopped as asked"), "{}", ended.stdout);
+    run(&room, &[]).ends_with(0);
     assert_equal(&room);
 }
 
@@ -157,11 +156,11 @@ fn sigterm_twice_stops_at_once_and_loses_nothing() {
     let source = shop(&room);
     let running = follow(&room);
     source.execute_batch("UPDATE notes SET body = 'again'").unwrap();
-    running.signal("TERM");
-    running.signal("TERM");
-    let ended = running.end();
-    assert!([0, 143].contains(&ended.code), "{ended:?}");
-    run(&room, &[]).expect(0);
+    running.terminate();
+    running.terminate();
+    let ended = running.wait(RUN_MAX);
+    assert!([Some(0), Some(143)].contains(&ended.code()), "{ended:?}");
+    run(&room, &[]).ends_with(0);
     assert_equal(&room);
 }
 
@@ -169,23 +168,24 @@ fn sigterm_twice_stops_at_once_and_loses_nothing() {
 fn check_and_discover() {
     let room = Room::new();
     shop(&room);
-    let ended = room.run(&["discover", &room.url("a.db"), "--table", "main.u*"]).expect(0);
-    assert!(ended.out.contains("main.users  (row key id"), "{}", ended.out);
-    assert!(!ended.out.contains("notes"), "{}", ended.out);
-    let ended = room.run(&["check", &room.url("a.db"), &room.url("b.db"), "--capture", "triggers"]).expect(0);
-    assert!(ended.out.contains("ready to run"), "{}", ended.out);
+    let ended = room.run(&["discover", &room.url("a.db"), "--table", "main.u*"]).ends_with(0);
+    assert!(ended.stdout.contains("main.users  (row key id"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("notes"), "{}", ended.stdout);
+    let ended =
+        room.run(&["check", &room.url("a.db"), &room.url("b.db"), "--capture", "triggers"]).ends_with(0);
+    assert!(ended.stdout.contains("ready to run"), "{}", ended.stdout);
     assert!(!room.path("b.db").exists(), "a check changes nothing");
-    let ended = room.run(&["discover", &room.url("a.db"), "--output", "json"]).expect(0);
-    assert_eq!(ended.out.lines().count(), 2);
+    let ended = room.run(&["discover", &room.url("a.db"), "--output", "json"]).ends_with(0);
+    assert_eq!(ended.stdout.lines().count(), 2);
 }
 
 #[test]
 fn json_events_from_start_to_summary() {
     let room = Room::new();
     shop(&room);
-    let ended = run(&room, &["--output", "json"]).expect(0);
+    let ended = run(&room, &["--output", "json"]).ends_with(0);
     let events: Vec<serde_json::Value> =
-        ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.first().unwrap()["event"], "started");
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["exit_code"]), (&"summary".into(), &0.into()));

@@ -1,13 +1,13 @@
 //! Wrong usage: exit 2, one line that says what, one that says what to do, no stack trace, no secret.
 
-use crate::process::Room;
+use crate::process::{EndsWith, Room};
 
 #[test]
 fn wrong_usage_ends_with_2() {
     let room = Room::new();
     for args in [
         &["no-such-command"][..],
-        &[],
+        &[][..],
         &["sync", "--no-such-option"],
         &["sync"],
         &["sync", "sqlite:a.db"],
@@ -29,17 +29,21 @@ fn wrong_usage_ends_with_2() {
         &["discover"],
         &["demo", "--rows", "1"],
     ] {
-        let ended = room.run(args).expect(2);
-        assert!(ended.out.is_empty(), "{args:?} said on stdout: {}", ended.out);
-        assert!(!ended.err.contains("panicked") && !ended.err.contains("RUST_BACKTRACE"), "{}", ended.err);
+        let ended = room.run(args).ends_with(2);
+        assert!(ended.stdout.is_empty(), "{args:?} said on stdout: {}", ended.stdout);
+        assert!(
+            !ended.stderr.contains("panicked") && !ended.stderr.contains("RUST_BACKTRACE"),
+            "{}",
+            ended.stderr
+        );
     }
 }
 
 #[test]
 fn an_error_says_what_to_do() {
     let room = Room::new();
-    let ended = room.run(&["sync", "sqlite:a.db"]).expect(2);
-    let lines: Vec<_> = ended.err.lines().collect();
+    let ended = room.run(&["sync", "sqlite:a.db"]).ends_with(2);
+    let lines: Vec<_> = ended.stderr.lines().collect();
     assert_eq!(lines[0], "error: the destination is missing");
     assert!(lines[1].starts_with("  remedy: give two URLs"), "{}", lines[1]);
     assert_eq!(lines.len(), 2);
@@ -48,8 +52,8 @@ fn an_error_says_what_to_do() {
 #[test]
 fn an_error_is_json_too() {
     let room = Room::new();
-    let ended = room.run(&["sync", "oracle://me:secret@x", "sqlite:b.db", "--output", "json"]).expect(2);
-    let event: serde_json::Value = serde_json::from_str(ended.out.trim()).unwrap();
+    let ended = room.run(&["sync", "oracle://me:secret@x", "sqlite:b.db", "--output", "json"]).ends_with(2);
+    let event: serde_json::Value = serde_json::from_str(ended.stdout.trim()).unwrap();
     assert_eq!(
         (&event["event"], &event["kind"], &event["exit_code"]),
         (&"error".into(), &"configuration".into(), &2.into())
@@ -62,8 +66,8 @@ fn an_error_is_json_too() {
 fn a_file_that_is_not_there_is_one_clear_error() {
     let room = Room::new();
     let ended = room.run(&["discover", &room.url("none.db")]);
-    assert!((1..=2).contains(&ended.code), "{ended:?}");
-    assert!(ended.err.starts_with("error: ") && !ended.err.contains("panicked"), "{}", ended.err);
+    assert!([Some(1), Some(2)].contains(&ended.code()), "{ended:?}");
+    assert!(ended.stderr.starts_with("error: ") && !ended.stderr.contains("panicked"), "{}", ended.stderr);
     assert!(!room.path("none.db").exists(), "reading must not make a file");
 }
 
