@@ -1,18 +1,37 @@
-//! SQLite as source and destination.
+//! SQLite as source and destination: an ordinary file, read and written through the SQLite library.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `url`, `connect`, `error`, `quote` | paths, connections off the runtime's threads, result code → kind, quoting |
+//! | `value`, `rows`, `cells` | the native form of a value, rows → Arrow, Arrow → values |
+//! | `ddl`, `catalog`, `unique`, `definition` | what a table is, exactly, and which rows cannot stand beside each other |
+//! | `source` | [`Source`](syncline_core::Source): catalogue, check, snapshot, capture by triggers, stream |
+//! | `destination` | [`Destination`](syncline_core::Destination): lock, bookkeeping, definitions, loads |
+//!
+//! What we leave in a source file works with every SQLite of the last ten years: its own users may be older than our
+//! library, so no newer syntax or function stands in a trigger or table there.
 
-use std::sync::Arc;
-
-use syncline_core::{Destination, Error, Result, Source};
+mod catalog;
+mod cells;
+mod connect;
+mod ddl;
+mod definition;
+mod destination;
+mod error;
+mod quote;
+mod rows;
+mod source;
+mod unique;
+mod url;
+mod value;
 
 use crate::registry::Connector;
 
 pub(crate) const CONNECTOR: Connector =
-    Connector { schemes: &["sqlite"], source: Some(open_source), destination: Some(open_destination) };
+    Connector { schemes: &["sqlite"], source: Some(source::open), destination: Some(destination::open) };
 
-fn open_source(_url: &str) -> Result<Arc<dyn Source>> {
-    Err(Error::configuration("not written yet"))
-}
+/// The one schema that a pipeline reads or writes: attached databases belong to a connection, not to the file.
+const MAIN: &str = "main";
 
-fn open_destination(_url: &str) -> Result<Arc<dyn Destination>> {
-    Err(Error::configuration("not written yet"))
-}
+/// How everything of ours in a file begins.
+const OURS: &str = "_syncline_";
