@@ -111,5 +111,13 @@ pub fn cases<'h>() -> Vec<Case<dyn DestinationHarness + 'h>> {
 
 /// Runs every case and reports each.
 pub async fn run_all(harness: &dyn DestinationHarness) -> Report {
-    report::run_all(harness, &cases()).await
+    run(harness, &cases()).await
+}
+
+/// Runs these cases.
+pub async fn run<'h>(
+    harness: &(dyn DestinationHarness + 'h),
+    cases: &[Case<dyn DestinationHarness + 'h>],
+) -> Report {
+    report::run_all(harness, cases).await
 }

@@ -117,5 +117,10 @@ pub fn cases<'h>() -> Vec<Case<dyn SourceHarness + 'h>> {
 
 /// Runs every case and reports each.
 pub async fn run_all(harness: &dyn SourceHarness) -> Report {
-    report::run_all(harness, &cases()).await
+    run(harness, &cases()).await
+}
+
+/// Runs these cases.
+pub async fn run<'h>(harness: &(dyn SourceHarness + 'h), cases: &[Case<dyn SourceHarness + 'h>]) -> Report {
+    report::run_all(harness, cases).await
 }
