@@ -207,7 +207,7 @@ async fn load_chunk(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }
-        failpoint::hit("chunk_read")?;
+        failpoint::pass("chunk_read").await?;
         let kind = LoadKind::Chunk { table: table.id.clone(), generation, n: chunk.n };
         let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
         let entry = ChunkEntry { range: chunk.range.clone(), mark: reader.mark().0.clone(), rows: 0 };

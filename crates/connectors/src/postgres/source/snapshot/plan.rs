@@ -5,14 +5,14 @@
 //! - *One snapshot* for the whole table otherwise: ranges of blocks, read by several workers.
 //! - *Whole*: a small table, which is one chunk and so needs no snapshot that outlives it.
 
-use syncline_core::{Chunk, Result, SnapshotOptions, TableSchema, TableState};
+use syncline_core::{Chunk, Result, SnapshotOptions, TableSchema, TableState, failpoint};
 
 use super::order::{Order, OrderedKey};
 use super::range::{Range, bound};
 use super::survey::Survey;
 
 /// Bytes on disk (with TOAST) that make a chunk.
-pub(super) const CHUNK_BYTES: u64 = 48 << 20;
+const CHUNK_BYTES: u64 = 48 << 20;
 
 /// Chunks of one table at most; a larger table has larger chunks.
 const CHUNKS_MAX: u64 = 4096;
@@ -42,7 +42,7 @@ pub(super) fn choose(survey: &Survey, options: SnapshotOptions, generation: u32)
     if shared_snapshot {
         return Mode::Blocks;
     }
-    if survey.bytes() <= CHUNK_BYTES {
+    if survey.bytes() <= chunk_bytes() {
         return if keys_possible { Mode::Keys } else { Mode::Whole };
     }
     let correlation = survey.key.as_ref().and_then(|key| key.correlation).unwrap_or_default();
@@ -52,7 +52,11 @@ pub(super) fn choose(survey: &Survey, options: SnapshotOptions, generation: u32)
 
 /// Number of chunks for so many bytes.
 pub(super) fn chunk_count(bytes: u64) -> u64 {
-    bytes.div_ceil(CHUNK_BYTES).clamp(1, CHUNKS_MAX)
+    bytes.div_ceil(chunk_bytes()).clamp(1, CHUNKS_MAX)
+}
+
+fn chunk_bytes() -> u64 {
+    failpoint::size("chunk_bytes", CHUNK_BYTES)
 }
 
 /// Chunks by blocks. The last one of a leaf is open: the leaf may have grown before the snapshot was taken.

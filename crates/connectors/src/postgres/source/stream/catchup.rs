@@ -30,9 +30,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 pub(super) fn next_chunk(state: &SlotState, at: Lsn) -> Option<Lsn> {
     let begin = state.confirmed.0.max(at.0);
     let behind = state.flushed.0.saturating_sub(begin);
-    let upto = state.flushed.0.min(begin.saturating_add(CHUNK_BYTES));
+    let chunk = failpoint::size("peek_bytes", CHUNK_BYTES);
+    let upto = state.flushed.0.min(begin.saturating_add(chunk));
     let decoded = upto.saturating_sub(state.restart.0);
-    (behind > FAR_BYTES && decoded <= DECODED_BYTES_MAX).then_some(Lsn(upto))
+    (behind > failpoint::size("far_bytes", FAR_BYTES) && decoded <= DECODED_BYTES_MAX).then_some(Lsn(upto))
 }
 
 /// Reads chunks until the end of the log is near. The slot is free afterwards.
@@ -57,6 +58,9 @@ pub(super) async fn run(mut sql: Wire, subscription: &Subscription, pump: &mut P
             .await
             .map_err(|error| error.context("advancing the slot"))?;
         failpoint::hit("slot_advanced")?;
+        if pump.handover().is_closed() {
+            return Err(closed());
+        }
     }
     sql.terminate().await;
     pump.change_connection()?;
