@@ -126,7 +126,9 @@ impl PipelineSpec {
     ///
     /// # Errors
     /// Configuration if a URL has no connector or is malformed.
-    pub(crate) fn resolve(self) -> Result<ResolvedPipeline> {
+    pub(crate) fn resolve(mut self) -> Result<ResolvedPipeline> {
+        self.source = from_anywhere(&self.source);
+        self.destination = from_anywhere(&self.destination);
         let source = registry::source(&self.source).map_err(|error| error.context("source"))?;
         let destination =
             registry::destination(&self.destination).map_err(|error| error.context("destination"))?;
@@ -135,6 +137,18 @@ impl PipelineSpec {
             None => derived_name(&source.address(), &destination.address())?,
         };
         Ok(ResolvedPipeline { name, source, destination, spec: self })
+    }
+}
+
+/// The URL with a file's path made absolute, so that the name derived from it, and what the store remembers of it, mean
+/// the same file from any directory.
+fn from_anywhere(url: &str) -> String {
+    let Some(path) = url.strip_prefix("sqlite:") else { return url.to_owned() };
+    let path = path.strip_prefix("//").unwrap_or(path);
+    match std::path::absolute(path) {
+        Ok(absolute) if path != ":memory:" => format!("sqlite:{}", absolute.display()),
+        // The connector says what is wrong with it.
+        _ => url.to_owned(),
     }
 }
 
@@ -349,6 +363,16 @@ mod tests {
         assert_ne!(name, other);
         let odd = derived_name("/a/Ünï çode name that goes on and on.db", "///").unwrap();
         assert!(odd.as_str().starts_with("n_ode_name_tha_to_db_"), "{odd}");
+    }
+
+    #[test]
+    fn a_file_means_the_same_from_anywhere() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(from_anywhere("sqlite:a b.db"), format!("sqlite:{}", here.join("a b.db").display()));
+        assert_eq!(from_anywhere("sqlite:///x/a.db"), "sqlite:/x/a.db");
+        for unchanged in ["sqlite:", "sqlite::memory:", "sqlite:/x/", "postgres://u@h/d"] {
+            assert_eq!(from_anywhere(unchanged), unchanged);
+        }
     }
 
     #[test]

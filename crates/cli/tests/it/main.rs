@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod help;
+mod postgres;
 mod process;
 mod sync;
 mod usage;
