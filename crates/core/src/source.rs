@@ -328,4 +328,8 @@ pub trait ChangeStream: Send {
 
     /// The source's own end of log as last heard.
     fn source_end(&self) -> Option<Position>;
+
+    /// Ends in order: the source has heard the last acknowledgement, and what the stream held there is free. Bounded by a
+    /// few seconds. Dropping the stream without it does the same in the background, if the process lives so long.
+    async fn close(&mut self) {}
 }

@@ -75,7 +75,7 @@ impl Assembler {
     /// Gathers what committed after `from`.
     ///
     /// # Errors
-    /// Configuration if a column's carriage is not spoken here.
+    /// A bug if a column has a type that this source never gives.
     pub(super) fn new(
         tables: &[Arc<TableSchema>],
         catalogue: HashMap<TableId, CataloguedTable>,
@@ -232,6 +232,11 @@ impl Assembler {
         match append(&mut table.rows, Place { ordinal: self.next_ordinal, transaction }) {
             Ok(()) => {}
             Err(Reject::Malformed(malformed)) => return Err(malformed.into()),
+            Err(Reject::Broken(error)) => return Err(error),
+            Err(Reject::Value(error)) => {
+                let error = error.with_table(&table.rows.table().id);
+                return self.stop(index, error);
+            }
             Err(Reject::Unfit(why)) => return self.reject(index, why),
         }
         self.bytes += size;
@@ -267,7 +272,7 @@ impl Assembler {
         self.relations.ignore(table);
         let gathered = &mut self.tables[table];
         let committed = gathered.committed(self.serial);
-        gathered.rows.truncate(if self.open.is_some() { committed } else { gathered.rows.len() });
+        gathered.rows.truncate(if self.open.is_some() { committed } else { gathered.rows.len() })?;
         let id = gathered.rows.table().id.clone();
         if gathered.rows.len() == 0 {
             self.touched.retain(|&touched| touched != table);

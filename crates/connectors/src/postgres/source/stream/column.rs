@@ -1,89 +1,123 @@
 //! One column being filled: the innermost loop of the stream.
 //!
-//! A value is copied once, from the read buffer to the end of the column's bytes. Nothing is allocated per value.
+//! A value that is carried as it comes is copied once, from the read buffer to the end of the column's bytes, and nothing
+//! is allocated for it. A typed value is decoded by the one decoder that snapshots use too.
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BinaryArray};
+use arrow_array::{Array, ArrayRef, BinaryArray};
 use arrow_buffer::{Buffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_select::concat::concat;
 use syncline_core::{Carriage, Column, Error, Result};
 
+use super::super::typed::ColumnDecoder;
 use super::pgoutput::Value;
 
-/// Which form of a value a column takes from the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// The type's binary form as it is.
-    Binary,
-    /// The type's text form as it is.
-    Text,
+/// Why a value cannot be taken.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// It came in the other form (binary, text) than the column takes.
+    OtherForm,
+    /// The column holds as many bytes as an array can.
+    Full,
+    /// The column's type cannot hold it.
+    Unfit(Error),
 }
 
-impl Form {
+/// A column being filled.
+pub(super) enum ColumnBuilder {
+    /// Binary values as they come.
+    Binary(Raw),
+    /// Text values as they come.
+    Text(Raw),
+    /// Text values, decoded.
+    Typed(Box<Typed>),
+}
+
+impl ColumnBuilder {
     /// # Errors
-    /// Configuration if the column's carriage is not spoken here.
+    /// A bug if the column has a type that this source never gives.
     pub(super) fn of(column: &Column) -> Result<Self> {
-        match column.carriage {
-            Carriage::Native => Ok(Self::Binary),
-            Carriage::NativeText => Ok(Self::Text),
-            Carriage::Typed => Err(Error::configuration(format!(
-                "column {} cannot be streamed to a destination of another family yet",
-                column.name
-            ))
-            .with_remedy("stream to a PostgreSQL destination, or use --mode snapshot")),
+        Ok(match column.carriage {
+            Carriage::Native => Self::Binary(Raw::new()),
+            Carriage::NativeText => Self::Text(Raw::new()),
+            Carriage::Typed => Self::Typed(Box::new(Typed::of(column)?)),
+        })
+    }
+
+    /// Appends a value; one that was not sent stands as null.
+    #[inline]
+    pub(super) fn append(&mut self, value: Value<'_>) -> Result<(), Refused> {
+        match (value, self) {
+            (Value::Binary(value), Self::Binary(column)) | (Value::Text(value), Self::Text(column)) => {
+                column.append(value)
+            }
+            (Value::Null | Value::Unchanged, column) => column.append_null(),
+            (Value::Text(value), Self::Typed(column)) => column.append(Some(value)),
+            (Value::Binary(_) | Value::Text(_), _) => Err(Refused::OtherForm),
+        }
+    }
+
+    #[inline]
+    pub(super) fn append_null(&mut self) -> Result<(), Refused> {
+        match self {
+            Self::Binary(column) | Self::Text(column) => {
+                column.append_null();
+                Ok(())
+            }
+            Self::Typed(column) => column.append(None),
+        }
+    }
+
+    /// Forgets what comes after the first `rows` values.
+    pub(super) fn truncate(&mut self, rows: usize) -> Result<()> {
+        match self {
+            Self::Binary(column) | Self::Text(column) => {
+                column.truncate(rows);
+                Ok(())
+            }
+            Self::Typed(column) => column.truncate(rows),
+        }
+    }
+
+    /// The array of all values; the column is empty afterwards.
+    pub(super) fn finish(&mut self) -> Result<ArrayRef> {
+        match self {
+            Self::Binary(column) | Self::Text(column) => column.finish(),
+            Self::Typed(column) => column.finish(),
         }
     }
 }
 
-/// Why a value cannot be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// It came in the other form.
-    OtherForm,
-    /// The column holds as many bytes as an array can.
-    Full,
-}
-
-/// A column being filled.
-pub(super) struct ColumnBuilder {
-    form: Form,
+/// Values as they come.
+pub(super) struct Raw {
     /// End of each value in `bytes`.
     ends: Vec<i32>,
     bytes: Vec<u8>,
     nulls: NullBufferBuilder,
 }
 
-impl ColumnBuilder {
-    pub(super) fn new(form: Form) -> Self {
-        Self { form, ends: Vec::new(), bytes: Vec::new(), nulls: NullBufferBuilder::new(0) }
+impl Raw {
+    fn new() -> Self {
+        Self { ends: Vec::new(), bytes: Vec::new(), nulls: NullBufferBuilder::new(0) }
     }
 
-    /// Appends a value; one that was not sent stands as null.
     #[inline]
-    pub(super) fn append(&mut self, value: Value<'_>) -> Result<(), Refused> {
-        let bytes = match (value, self.form) {
-            (Value::Binary(bytes), Form::Binary) | (Value::Text(bytes), Form::Text) => bytes,
-            (Value::Null | Value::Unchanged, _) => {
-                self.append_null();
-                return Ok(());
-            }
-            (Value::Binary(_) | Value::Text(_), _) => return Err(Refused::OtherForm),
-        };
-        let end = i32::try_from(self.bytes.len() + bytes.len()).map_err(|_| Refused::Full)?;
-        self.bytes.extend_from_slice(bytes);
+    fn append(&mut self, value: &[u8]) -> Result<(), Refused> {
+        let end = i32::try_from(self.bytes.len() + value.len()).map_err(|_| Refused::Full)?;
+        self.bytes.extend_from_slice(value);
         self.ends.push(end);
         self.nulls.append_non_null();
         Ok(())
     }
 
     #[inline]
-    pub(super) fn append_null(&mut self) {
+    fn append_null(&mut self) {
         self.ends.push(self.ends.last().copied().unwrap_or(0));
         self.nulls.append_null();
     }
 
-    /// Forgets what comes after the first `rows` values.
-    pub(super) fn truncate(&mut self, rows: usize) {
+    fn truncate(&mut self, rows: usize) {
         if rows < self.ends.len() {
             self.ends.truncate(rows);
             self.nulls.truncate(rows);
@@ -92,8 +126,7 @@ impl ColumnBuilder {
         }
     }
 
-    /// The array of all values; the column is empty afterwards.
-    pub(super) fn finish(&mut self) -> Result<ArrayRef> {
+    fn finish(&mut self) -> Result<ArrayRef> {
         let mut offsets = Vec::with_capacity(self.ends.len() + 1);
         offsets.push(0);
         offsets.append(&mut self.ends);
@@ -106,27 +139,93 @@ impl ColumnBuilder {
     }
 }
 
+/// Decoded values.
+pub(super) struct Typed {
+    /// What was left of the values before the last truncation.
+    head: Option<ArrayRef>,
+    decoder: ColumnDecoder,
+    rows: usize,
+}
+
+impl Typed {
+    fn of(column: &Column) -> Result<Self> {
+        Ok(Self { head: None, decoder: ColumnDecoder::new(column)?, rows: 0 })
+    }
+
+    fn append(&mut self, value: Option<&[u8]>) -> Result<(), Refused> {
+        self.decoder.append(value).map_err(Refused::Unfit)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Rare, so what was decoded is cut as an array.
+    fn truncate(&mut self, rows: usize) -> Result<()> {
+        if rows < self.rows {
+            let all = self.finish()?;
+            self.head = Some(all.slice(0, rows));
+            self.rows = rows;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        self.rows = 0;
+        let tail = self.decoder.finish();
+        let Some(head) = self.head.take() else { return Ok(tail) };
+        concat(&[&*head, &*tail])
+            .map_err(|error| Error::bug("a column's parts do not fit each other").with_source(error))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow_array::Array;
     use arrow_array::cast::AsArray;
+    use arrow_array::types::Int32Type;
+    use syncline_core::DataType;
 
     use super::*;
 
+    fn column(data_type: DataType, carriage: Carriage) -> ColumnBuilder {
+        ColumnBuilder::of(&Column {
+            name: "c".to_owned(),
+            data_type,
+            nullable: true,
+            native_type: String::new(),
+            carriage,
+        })
+        .unwrap()
+    }
+
     #[test]
     fn values_nulls_and_truncation() {
-        let mut column = ColumnBuilder::new(Form::Binary);
+        let mut column = column(DataType::Text, Carriage::Native);
         column.append(Value::Binary(b"abc")).unwrap();
         column.append(Value::Null).unwrap();
         column.append(Value::Binary(b"")).unwrap();
         column.append(Value::Binary(b"gone")).unwrap();
-        assert_eq!(column.append(Value::Text(b"1")), Err(Refused::OtherForm));
-        column.truncate(3);
+        assert!(matches!(column.append(Value::Text(b"1")), Err(Refused::OtherForm)));
+        column.truncate(3).unwrap();
         column.append(Value::Binary(b"d")).unwrap();
         let array = column.finish().unwrap();
         let array = array.as_binary::<i32>();
         let values: Vec<_> = array.iter().collect();
         assert_eq!(values, [Some(&b"abc"[..]), None, Some(b""), Some(b"d")]);
+        assert_eq!(column.finish().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn typed_values_are_decoded_and_truncated_alike() {
+        let mut column = column(DataType::Int(32), Carriage::Typed);
+        column.append(Value::Text(b"1")).unwrap();
+        column.append(Value::Unchanged).unwrap();
+        column.append(Value::Text(b"3")).unwrap();
+        assert!(matches!(column.append(Value::Text(b"x")), Err(Refused::Unfit(_))));
+        assert!(matches!(column.append(Value::Binary(b"\0\0\0\x01")), Err(Refused::OtherForm)));
+        column.truncate(2).unwrap();
+        column.append(Value::Text(b"-4")).unwrap();
+        let array = column.finish().unwrap();
+        let values: Vec<_> = array.as_primitive::<Int32Type>().iter().collect();
+        assert_eq!(values, [Some(1), None, Some(-4)]);
         assert_eq!(column.finish().unwrap().len(), 0);
     }
 }

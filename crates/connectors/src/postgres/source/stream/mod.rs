@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use syncline_core::{ChangeStream, Error, Position, Result, StreamEvent, StreamRequest};
+use tokio::task::JoinHandle;
 
 use super::super::lsn::Lsn;
 use super::super::url::Address;
@@ -85,8 +86,8 @@ pub(super) async fn open(
         }
     };
     let reader = Reader { address: address.clone(), subscription, pump };
-    tokio::spawn(reader.run(way));
-    Ok(Box::new(PgStream { handover }))
+    let task = tokio::spawn(reader.run(way));
+    Ok(Box::new(PgStream { handover, task: Some(task) }))
 }
 
 /// A stream that begins before what the slot still has would skip changes in silence; one that begins after the end of
@@ -163,6 +164,8 @@ impl Drop for EndGuard {
 /// The consumer's side. Dropping it ends the reader.
 struct PgStream {
     handover: Arc<Handover>,
+    /// The reader's task, until it is joined.
+    task: Option<JoinHandle<()>>,
 }
 
 #[async_trait]
@@ -180,6 +183,14 @@ impl ChangeStream for PgStream {
 
     fn source_end(&self) -> Option<Position> {
         Some(self.handover.source_end()).filter(|end| end.0 > 0).map(Lsn::position)
+    }
+
+    async fn close(&mut self) {
+        self.handover.close();
+        if let Some(task) = self.task.take() {
+            // It ends by itself within its bound; how it ended was said by `next`.
+            let _ = task.await;
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl<'a> Nudge<'a> {
         }
         match self.write().await {
             Ok(()) => {
-                tracing::debug!(position = %view.end, "wrote a logical message, for the log stood still")
+                tracing::debug!(position = %view.end, "wrote a logical message, for the log stood still");
             }
             Err(error) => tracing::warn!(error = %error, "cannot write a logical message"),
         }

@@ -140,8 +140,9 @@ impl Pump {
     /// Waits until everything gathered is acknowledged; it must have been delivered.
     ///
     /// # Errors
-    /// Cancelled if the consumer is gone.
+    /// Cancelled if the consumer is gone before that.
     pub(super) async fn acknowledged(&self) -> Result<()> {
+        // A consumer that is gone may have acknowledged everything before it went.
         while self.handover.acknowledged() < self.end() {
             self.consumer_moved().await?;
         }
@@ -153,10 +154,11 @@ impl Pump {
     /// # Errors
     /// Cancelled if it is gone.
     pub(super) async fn consumer_moved(&self) -> Result<()> {
-        if !self.handover.is_closed() {
-            self.handover.consumer_moved().await;
+        if self.handover.is_closed() {
+            return Err(closed());
         }
-        if self.handover.is_closed() { Err(closed()) } else { Ok(()) }
+        self.handover.consumer_moved().await;
+        Ok(())
     }
 }
 

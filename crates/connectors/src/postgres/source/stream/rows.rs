@@ -17,16 +17,20 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use syncline_core::{ChangeBatch, ColumnMask, Error, Masks, OldKeys, Operation, Result, TableSchema};
 
-use super::column::{ColumnBuilder, Form, Refused};
+use super::column::{ColumnBuilder, Refused};
 use super::pgoutput::{Malformed, OldTuple, Tuple, Value};
 
 /// Why a change cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Reject {
     /// The bytes are no change: the stream ends.
     Malformed(Malformed),
     /// The change does not fit the table as it is known: the table stops.
     Unfit(&'static str),
+    /// A value does not fit its column: the table stops.
+    Value(Error),
+    /// Anything else ends the stream.
+    Broken(Error),
 }
 
 impl From<Malformed> for Reject {
@@ -48,6 +52,7 @@ impl From<Refused> for Reject {
         match refused {
             Refused::OtherForm => OTHER_FORM,
             Refused::Full => TOO_LARGE,
+            Refused::Unfit(error) => Self::Value(error),
         }
     }
 }
@@ -83,9 +88,9 @@ struct OldImages {
 
 impl TableRows {
     /// # Errors
-    /// Configuration if a column's carriage is not spoken here.
+    /// A bug if a column has a type that this source never gives.
     pub(super) fn new(table: Arc<TableSchema>) -> Result<Self> {
-        let columns = table.columns.iter().map(|column| Form::of(column).map(ColumnBuilder::new));
+        let columns = table.columns.iter().map(ColumnBuilder::of);
         let columns = columns.collect::<Result<_>>().map_err(|error: Error| error.with_table(&table.id))?;
         let old_columns = table.old_columns();
         let old_place = |column| old_columns.iter().position(|&old| old == column);
@@ -168,7 +173,7 @@ impl TableRows {
                 Value::Null | Value::Unchanged if is_key => return Err(KEY_NOT_SENT),
                 Value::Unchanged if !keyed => return Err(NO_OLD_ROW),
                 _ if is_key || !keyed => column.append(value)?,
-                _ => column.append_null(),
+                _ => column.append_null()?,
             }
         }
         values.end()?;
@@ -177,7 +182,7 @@ impl TableRows {
 
     /// Appends a truncate.
     pub(super) fn clear(&mut self, place: Place) -> Result<(), Reject> {
-        self.columns.iter_mut().for_each(ColumnBuilder::append_null);
+        self.columns.iter_mut().try_for_each(ColumnBuilder::append_null)?;
         self.row(Operation::Truncate, place, None, None)
     }
 
@@ -269,7 +274,10 @@ impl TableRows {
     fn push_old(&mut self, old: Tuple<'_>) -> Result<(), Reject> {
         let images = match &mut self.old {
             Some(images) => images,
-            none => none.insert(OldImages::new(&self.table, self.operations.len())?),
+            none => {
+                let images = OldImages::new(&self.table, self.operations.len());
+                none.insert(images.map_err(Reject::Broken)?)
+            }
         };
         let mut values = old.values();
         for place in &self.old_place {
@@ -284,8 +292,11 @@ impl TableRows {
     }
 
     /// Forgets what comes after the first `rows` changes, and what is half there.
-    pub(super) fn truncate(&mut self, rows: usize) {
-        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    ///
+    /// # Errors
+    /// A bug in a column.
+    pub(super) fn truncate(&mut self, rows: usize) -> Result<()> {
+        self.columns.iter_mut().try_for_each(|column| column.truncate(rows))?;
         self.operations.truncate(rows);
         self.ordinals.truncate(rows);
         self.transactions.truncate(rows);
@@ -296,8 +307,9 @@ impl TableRows {
             images.row.truncate(rows);
             images.count = images.row.iter().flatten().last().map_or(0, |last| last + 1);
             let count = images.count as usize;
-            images.columns.iter_mut().for_each(|column| column.truncate(count));
+            images.columns.iter_mut().try_for_each(|column| column.truncate(count))?;
         }
+        Ok(())
     }
 
     /// The batch of everything gathered; nothing is left afterwards.
@@ -325,10 +337,9 @@ struct Filled {
 }
 
 impl OldImages {
-    fn new(table: &TableSchema, rows: usize) -> Result<Self, Reject> {
-        let form = |index: usize| Form::of(&table.columns[index]).map(ColumnBuilder::new);
-        let columns = table.old_columns().into_iter().map(form).collect::<Result<_>>();
-        let columns = columns.map_err(|_| OTHER_FORM)?;
+    fn new(table: &TableSchema, rows: usize) -> Result<Self> {
+        let column = |index: usize| ColumnBuilder::of(&table.columns[index]);
+        let columns = table.old_columns().into_iter().map(column).collect::<Result<_>>()?;
         Ok(Self { row: vec![None; rows], columns, count: 0 })
     }
 

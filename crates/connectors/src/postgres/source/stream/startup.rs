@@ -90,7 +90,7 @@ async fn secured(
 
 /// A failed handshake: a refused certificate is configuration, a broken connection is not.
 fn refused(error: std::io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
         return Error::configuration("the server's TLS certificate or handshake is refused")
             .with_remedy("name the certificate's issuer with sslrootcert=FILE, or choose another sslmode")
             .with_source(error);

@@ -101,7 +101,9 @@ impl Shop {
     async fn read_from(&self, from: &Position) -> Vec<StreamEvent> {
         let target = self.end().await;
         let mut stream = self.stream(from, Some(&target)).await.unwrap();
-        read_to(stream.as_mut(), &target).await
+        let events = read_to(stream.as_mut(), &target).await;
+        stream.close().await;
+        events
     }
 
     /// Everything until now.

@@ -19,9 +19,9 @@ async fn scram_is_spoken_and_a_wrong_password_is_a_configuration_error() {
 
 #[tokio::test]
 async fn the_unix_socket_and_other_authentications() {
-    let server = Postgres::builder().password("secret").setting("password_encryption", "md5");
+    let server = Postgres::builder().password("secret");
     let Some(shop) = Shop::open(server, "CREATE TABLE t (k int PRIMARY KEY)", &["t"]).await else { return };
-    shop.run("INSERT INTO t VALUES (1); CREATE ROLE hashed LOGIN SUPERUSER PASSWORD 'hash'").await;
+    shop.run("INSERT INTO t VALUES (1); SET password_encryption = 'md5'; CREATE ROLE hashed LOGIN SUPERUSER PASSWORD 'hash'").await;
     let file = shop.server.data_directory().join("pg_hba.conf");
     std::fs::write(&file, "local all all trust\nhost all hashed all md5\nhost all postgres all password\n")
         .unwrap();
