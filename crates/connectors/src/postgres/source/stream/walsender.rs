@@ -70,6 +70,10 @@ fn lost_slot(error: Error) -> Error {
     }
 }
 
+fn ended() -> Error {
+    Error::new(ErrorKind::Retriable, "the source ended the stream")
+}
+
 /// How far the buffered messages were taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
@@ -144,7 +148,8 @@ impl Walsender {
                         }
                     },
                     b'E' => return Err(lost_slot(server_error(frame.body))),
-                    b'c' => return Err(Error::new(ErrorKind::Retriable, "the source ended the stream")),
+                    // A server that shuts down completes the statement without ending the copy.
+                    b'c' | b'C' => return Err(ended()),
                     b'N' | b'S' => {}
                     other => return Err(unexpected(other)),
                 }
