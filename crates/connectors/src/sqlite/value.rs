@@ -56,6 +56,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ValueRef<'_>> {
     })
 }
 
+/// A value that is kept: its native form, `None` for NULL. Texts need not be UTF-8, so rusqlite's own form will not do.
+pub(super) type Owned = Option<Vec<u8>>;
+
+/// Keeps a value.
+pub(super) fn keep(value: ValueRef<'_>) -> Owned {
+    let mut bytes = Vec::new();
+    encode(value, &mut bytes).then_some(bytes)
+}
+
+/// A kept value.
+pub(super) fn kept(value: &Owned) -> Result<ValueRef<'_>> {
+    value.as_deref().map_or(Ok(ValueRef::Null), decode)
+}
+
 /// The same storage class and the same bits. SQL's `=` and `IS` would call `1` and `1.0` the same.
 pub(super) fn identical(left: ValueRef<'_>, right: ValueRef<'_>) -> bool {
     match (left, right) {

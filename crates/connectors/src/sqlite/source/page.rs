@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use rusqlite::Connection;
-use rusqlite::types::Value;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use syncline_core::{Error, ErrorKind, Result, TableSchema};
 
 use super::super::catalog::{self, KeyColumn, Table};
@@ -15,6 +15,7 @@ use super::super::definition::Definition;
 use super::super::error::During;
 use super::super::quote::{ident, idents};
 use super::super::rows::{BATCH_BYTES, RowsBuilder};
+use super::super::value::{self, Owned, sql_number};
 use super::range::Range;
 
 /// Where the next page begins.
@@ -23,7 +24,7 @@ enum Cursor {
     /// At this rowid, up to the other, both inclusive.
     Rowid { from: i64, to: i64 },
     /// After this key; `None`: at the beginning.
-    Key(Option<Vec<Value>>),
+    Key(Option<Vec<Owned>>),
     /// After so many rows: for tables whose columns hide every name of the rowid.
     Offset(u64),
     /// Nowhere.
@@ -78,20 +79,19 @@ impl Pages {
 
     /// The next page of about a megabyte; `None` at the end.
     pub(super) fn next(&mut self, conn: &Connection) -> Result<Option<RecordBatch>> {
-        let params: Vec<Value> = match &self.cursor {
+        let cursor = self.cursor.clone();
+        let params: Vec<ValueRef<'_>> = match &cursor {
             Cursor::End => return Ok(None),
-            Cursor::Rowid { from, to } => vec![(*from).into(), (*to).into()],
+            Cursor::Rowid { from, to } => vec![ValueRef::Integer(*from), ValueRef::Integer(*to)],
             Cursor::Key(None) => Vec::new(),
-            Cursor::Key(Some(key)) => key.clone(),
-            Cursor::Offset(rows) => {
-                vec![Value::Integer(i64::try_from(*rows).unwrap_or(i64::MAX))]
-            }
+            Cursor::Key(Some(key)) => key.iter().map(value::kept).collect::<Result<_>>()?,
+            Cursor::Offset(rows) => vec![ValueRef::Integer(sql_number(*rows))],
         };
         let doing = "reading a chunk";
         let mut builder = RowsBuilder::new(&self.table);
         let sql = self.first.take().unwrap_or_else(|| self.sql.clone());
         let mut statement = conn.prepare_cached(&sql).during(doing)?;
-        let mut rows = statement.query(rusqlite::params_from_iter(params)).during(doing)?;
+        let mut rows = statement.query(rusqlite::params_from_iter(params.into_iter().map(ToSqlOutput::Borrowed))).during(doing)?;
         while let Some(row) = rows.next().during(doing)? {
             builder.push(row)?;
             if builder.bytes() >= BATCH_BYTES {
@@ -113,8 +113,8 @@ impl Pages {
             },
             Cursor::Key(_) => {
                 let parts = columns..columns + self.table.row_key.len();
-                let key = parts.map(|place| row.get(place)).collect::<rusqlite::Result<_>>().during(doing)?;
-                Cursor::Key(Some(key))
+                let part = |place| row.get_ref(place).map(value::keep).during(doing);
+                Cursor::Key(Some(parts.map(part).collect::<Result<_>>()?))
             }
             Cursor::Offset(before) => Cursor::Offset(before + rows as u64),
             Cursor::End => Cursor::End,

@@ -25,7 +25,7 @@ use syncline_core::{
 use super::super::error::During;
 use super::super::quote::ident;
 use super::super::rows::{BATCH_BYTES, RowsBuilder};
-use super::super::value::{self, sql_number};
+use super::super::value::{self, Owned, sql_number};
 use super::capture;
 use super::page::{select_by_key, verified};
 
@@ -44,7 +44,7 @@ struct Watched {
 struct Touched {
     table: i64,
     /// The native form of each part, one after the other with its length.
-    key: Vec<Option<Vec<u8>>>,
+    key: Vec<Owned>,
     ordinal: u64,
 }
 
@@ -275,7 +275,7 @@ impl LogReader {
         let mut statement = self.conn.prepare_cached(&sql).during(doing)?;
         let mut rows =
             statement.query([sql_number(running.looked), sql_number(running.end)]).during(doing)?;
-        let mut last: HashMap<(i64, Vec<Option<Vec<u8>>>), u64> = HashMap::new();
+        let mut last: HashMap<(i64, Vec<Owned>), u64> = HashMap::new();
         let mut bytes = 0;
         let mut looked = running.end;
         while let Some(row) = rows.next().during(doing)? {
@@ -288,9 +288,7 @@ impl LogReader {
             let Some(watched) = self.tables.get(&table).filter(|watched| !watched.stopped) else { continue };
             let mut key = Vec::with_capacity(watched.schema.row_key.len());
             for part in 0..watched.schema.row_key.len() {
-                let mut native = Vec::new();
-                let value = row.get_ref(part + 2).during(doing)?;
-                key.push(value::encode(value, &mut native).then_some(native));
+                key.push(value::keep(row.get_ref(part + 2).during(doing)?));
             }
             bytes += 64 + key.iter().flatten().map(Vec::len).sum::<usize>();
             last.insert((table, key), seq);
@@ -371,8 +369,8 @@ fn look(conn: &Connection, watched: &Watched, touched: &Touched, gathered: &mut 
     Ok(gathered.rows.bytes() - before + 16)
 }
 
-fn decoded<'a>(key: &'a [Option<Vec<u8>>], table: &TableId) -> Result<Vec<ValueRef<'a>>> {
-    let part = |part: &'a Option<Vec<u8>>| match part {
+fn decoded<'a>(key: &'a [Owned], table: &TableId) -> Result<Vec<ValueRef<'a>>> {
+    let part = |part: &'a Owned| match part {
         Some(native) => value::decode(native),
         None => {
             Err(Error::new(ErrorKind::Data, "a row has NULL in its primary key, so nothing identifies it")
