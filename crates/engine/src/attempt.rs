@@ -20,8 +20,9 @@ pub(crate) struct Context {
     pub(crate) pipeline: Pipeline,
     pub(crate) control: Control,
     pub(crate) board: Board,
-    /// Opened by the first attempt that streams.
-    pub(crate) journal: tokio::sync::OnceCell<Journal>,
+    /// The journal of the attempt under way. Each attempt opens it anew: opening cuts the pieces of a transaction that
+    /// broke off, which the source sends again.
+    pub(crate) journal: Mutex<Option<Journal>>,
     /// Where the journal ended when this run opened it: what a lane takes up to there was read by an earlier run.
     pub(crate) carried: std::sync::OnceLock<Position>,
     /// What the run must reach to be done; fixed by the first attempt.
@@ -32,6 +33,18 @@ pub(crate) struct Context {
     pub(crate) lanes: Mutex<BTreeMap<Lane, Position>>,
     /// The source's end of log as last heard.
     pub(crate) source_end: Mutex<Option<Position>>,
+}
+
+impl Context {
+    /// The journal of the attempt under way, if it streams.
+    pub(crate) fn open_journal(&self) -> Option<Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the journal away, to close it.
+    pub(crate) fn take_journal(&self) -> Option<Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Transactions a lane has applied lately, by the source's numbers. A read that goes beside the stream must have seen
@@ -79,6 +92,8 @@ impl Attempt {
         origin: Option<syncline_core::Origin>,
         checkpoint: Checkpoint,
     ) -> Self {
+        // Also what a commit of unknown outcome has done is in it.
+        context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
         let windows = tables.keys().map(|id| (id.clone(), Arc::default())).collect();
         Self {
             context,

@@ -22,8 +22,8 @@ use crate::progress::Phase;
 
 /// Chunk pieces on their way from source to destination; each is about a megabyte at most.
 const PIECES_IN_FLIGHT_MAX: usize = 4;
-/// How often a table may start over before that is an error.
-const GENERATIONS_MAX: u32 = 20;
+/// How often a table may start over in one attempt before that is an error.
+const STARTS_MAX: u32 = 20;
 
 /// What became of a table's chunks.
 enum Outcome {
@@ -90,7 +90,10 @@ async fn load_table(
     let board = &attempt.context.board;
     board.table_state(&table.id, "snapshot");
     let loaded = load_generations(attempt, snapshots, table, chunk_permits).await;
-    snapshots.finish(&table.id).await;
+    // What the source holds for the table (an exported snapshot) outlives a broken attempt: the next one goes on with it.
+    if !matches!(&loaded, Err(error) if error.kind().reaction() == Reaction::Retry) {
+        snapshots.finish(&table.id).await;
+    }
     let closing = match loaded {
         Ok(true) => close(attempt, table).await,
         Ok(false) => return Ok(()),
@@ -115,6 +118,7 @@ async fn load_generations(
 ) -> Result<bool> {
     let pipeline = &attempt.context.pipeline;
     let options = SnapshotOptions { resumable: pipeline.resumable, streamed: pipeline.mode.streams() };
+    let mut starts = 0;
     loop {
         let state =
             attempt.table_state(&table.id).ok_or_else(|| Error::bug("a snapshot of an unknown table"))?;
@@ -129,8 +133,9 @@ async fn load_generations(
                 }
             }
         };
-        if state.generation >= GENERATIONS_MAX {
-            return Err(Error::conflict(format!("the snapshot started over {GENERATIONS_MAX} times, at last: {why}"))
+        starts += 1;
+        if starts >= STARTS_MAX {
+            return Err(Error::conflict(format!("the snapshot started over {STARTS_MAX} times, at last: {why}"))
                 .with_remedy("keep VACUUM FULL, CLUSTER and rewriting ALTERs away from the table meanwhile, or use --snapshot resumable"));
         }
         tracing::warn!(table = %table.id, why, "the snapshot starts over");

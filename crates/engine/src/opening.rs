@@ -239,17 +239,16 @@ fn lanes_without_table(attempt: &Attempt) -> Vec<(Lane, Position, TableId, u32)>
     checkpoint.lanes.iter().filter_map(gone).collect()
 }
 
-/// Opens the journal at a run's first attempt and fits it to the checkpoint.
+/// Opens the journal and fits it to the checkpoint.
 async fn open_journal(attempt: &Attempt) -> Result<()> {
     let context = &attempt.context;
     let main = attempt.lane_at(&Lane::Main).ok_or_else(|| Error::bug("a stream without a main lane"))?;
-    if context.journal.get().is_none() {
-        let options =
-            Options::new(context.pipeline.journal_dir.clone(), context.pipeline.journal_budget_bytes);
-        let journal = Journal::open(options).await.doing(|| "opening the journal".to_owned())?;
-        context.journal.set(journal).map_err(|_| Error::bug("the journal was opened twice"))?;
+    if let Some(before) = context.take_journal() {
+        before.close().await.doing(|| "closing the journal".to_owned())?;
     }
-    let journal = context.journal.get().ok_or_else(|| Error::bug("the journal is not open"))?;
+    let options = Options::new(context.pipeline.journal_dir.clone(), context.pipeline.journal_budget_bytes);
+    let journal = Journal::open(options).await.doing(|| "opening the journal".to_owned())?;
+    *context.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(journal.clone());
     if journal.end().is_none_or(|end| end < main) {
         start_windows_over(attempt, &main).await?;
         journal.reset(main.clone()).await?;

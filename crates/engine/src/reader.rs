@@ -18,19 +18,19 @@ pub(crate) async fn read(attempt: Arc<Attempt>, stop: CancellationToken) -> Resu
     let context = &attempt.context;
     let source = Arc::clone(&context.pipeline.source);
     let streams = source.streams().ok_or_else(|| Error::bug("reading a source without a stream"))?;
-    let journal = context.journal.get().ok_or_else(|| Error::bug("reading without a journal"))?;
+    let journal = context.open_journal().ok_or_else(|| Error::bug("reading without a journal"))?;
     let from = journal.end().ok_or_else(|| Error::bug("a journal without an end"))?;
     let request = stream_request(context, &attempt.tables);
     let stream = streams.stream(&request, &from, context.target.get()).await;
     let mut stream = stream.doing(|| format!("streaming from {}", source.address()))?;
     // Changes of an open transaction count as read when it closes: broken off, it comes again from its beginning.
     let mut open_changes = 0;
-    while let Some(event) = next_event(&attempt, stream.as_mut(), journal, &stop).await? {
+    while let Some(event) = next_event(&attempt, stream.as_mut(), &journal, &stop).await? {
         match event {
             StreamEvent::Entry(entry) => {
                 open_changes += entry.changes() as u64;
                 let closes = !entry.is_piece();
-                if append(stream.as_mut(), journal, entry, &stop).await? && closes {
+                if append(stream.as_mut(), &journal, entry, &stop).await? && closes {
                     let changes = std::mem::take(&mut open_changes);
                     attempt.context.board.tally(|sum| sum.read += changes);
                 }

@@ -32,7 +32,7 @@ pub async fn run(pipeline: Pipeline, control: Control, progress: watch::Sender<P
         pipeline,
         control,
         board: Board::default(),
-        journal: tokio::sync::OnceCell::new(),
+        journal: Mutex::default(),
         carried: OnceLock::new(),
         target: OnceLock::new(),
         in_doubt: Mutex::default(),
@@ -52,7 +52,7 @@ pub async fn run(pipeline: Pipeline, control: Control, progress: watch::Sender<P
         Ok(()) => summarise(&context, begun).await,
         Err(_) => Err(Error::bug("unused")),
     };
-    if let Some(journal) = context.journal.get() {
+    if let Some(journal) = context.take_journal() {
         journal.close().await?;
     }
     outcome?;
@@ -65,7 +65,7 @@ pub async fn run(pipeline: Pipeline, control: Control, progress: watch::Sender<P
 async fn show(context: &Arc<Context>, progress: &watch::Sender<Progress>) -> std::convert::Infallible {
     loop {
         tokio::time::sleep(PROGRESS_EVERY).await;
-        if let Some(journal) = context.journal.get() {
+        if let Some(journal) = context.open_journal() {
             let usage = journal.usage();
             context.board.edit(|progress| {
                 progress.journal_bytes = usage.bytes;
@@ -156,10 +156,17 @@ async fn stream(attempt: &Arc<Attempt>) -> Result<()> {
     tasks.spawn(reader::read(Arc::clone(attempt), stop.clone()));
     tasks.spawn(load_snapshot(Arc::clone(attempt)));
     tasks.spawn(load(Arc::clone(attempt), stop));
+    let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        ended.map_err(|error| Error::bug("a task of the run broke off").with_source(error))??;
+        outcome =
+            ended.unwrap_or_else(|error| Err(Error::bug("a task of the run broke off").with_source(error)));
+        if outcome.is_err() {
+            break;
+        }
     }
-    Ok(())
+    // Nothing of this attempt may still run when the next one begins.
+    tasks.shutdown().await;
+    outcome
 }
 
 async fn load_snapshot(attempt: Arc<Attempt>) -> Result<()> {
@@ -186,7 +193,7 @@ async fn set_target(attempt: &Attempt) -> Result<()> {
 async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
     let name = &context.pipeline.name;
     let mut sum = context.board.sum();
-    if context.journal.get().is_some() {
+    if context.open_journal().is_some() {
         sum.waiting = waiting(context).await?;
         if !sum.is_complete() {
             return Err(Error::bug(format!("the sum of the run does not come out: {sum:?}")));
@@ -216,7 +223,9 @@ async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
 /// Changes this run has read that no lane has taken: counted in the journal, not by subtraction, so that the sum can be
 /// wrong.
 async fn waiting(context: &Arc<Context>) -> Result<u64> {
-    let (Some(journal), Some(carried)) = (context.journal.get(), context.carried.get()) else { return Ok(0) };
+    let (Some(journal), Some(carried)) = (context.open_journal(), context.carried.get()) else {
+        return Ok(0);
+    };
     let lanes = context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let lowest: Position = lanes.values().min().cloned().unwrap_or_default();
     let mut reader = journal.reader(&lowest.max(carried.clone()));

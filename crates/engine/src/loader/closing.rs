@@ -74,7 +74,8 @@ impl Loader {
             else {
                 continue;
             };
-            if self.attempt.context.board.is_stopped(&id) {
+            // A window that is held for relief would be waited for here, by the only one who can give it back.
+            if self.attempt.context.board.is_stopped(&id) || self.pressure.holds(&id) {
                 continue;
             }
             let stepped = match state.phase {

@@ -42,6 +42,8 @@ pub(crate) struct Loader {
     foreign_keys_done: bool,
     progress_committed_at: Instant,
     retained_at: Instant,
+    /// The tables apart at the last `retain`, in the order in which the journal counts them.
+    retained: Vec<TableId>,
 }
 
 /// Runs until the target is reached, or the run drains.
@@ -55,7 +57,7 @@ pub(crate) async fn run(attempt: Arc<Attempt>) -> Result<()> {
 impl Loader {
     fn new(attempt: Arc<Attempt>) -> Result<Self> {
         let journal =
-            attempt.context.journal.get().cloned().ok_or_else(|| Error::bug("a loader without a journal"))?;
+            attempt.context.open_journal().ok_or_else(|| Error::bug("a loader without a journal"))?;
         let lanes = attempt.checkpoint().lanes.clone();
         let at = lanes.get(&Lane::Main).ok_or_else(|| Error::bug("a loader without a main lane"))?;
         let main = LaneReader::new(&journal, Lane::Main, at);
@@ -77,6 +79,7 @@ impl Loader {
             foreign_keys_done: false,
             progress_committed_at: now,
             retained_at: now,
+            retained: Vec::new(),
         })
     }
 
@@ -227,6 +230,7 @@ impl Loader {
         let apart = self.apart_ids();
         let need = |lane: &LaneReader| Need { after: lane.committed.clone(), tables: lane.interest(&apart) };
         let needs = std::iter::once(&self.main).chain(self.apart.values()).map(need).collect();
+        self.retained = self.apart.keys().cloned().collect();
         self.journal.retain(needs).await
     }
 

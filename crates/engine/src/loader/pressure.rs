@@ -24,6 +24,11 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
+    /// Whether this table's window is held, or about to be, for its relief.
+    pub(crate) fn holds(&self, table: &TableId) -> bool {
+        self.relieving.as_ref().is_some_and(|(relieved, _)| relieved == table)
+    }
+
     /// Whether chunks are being waited for, or a key is being built.
     pub(crate) fn is_building(&self) -> bool {
         self.relieving.is_some()
@@ -71,8 +76,7 @@ impl Loader {
     /// The waiting lane that pins most of the journal, if all together pin too much and its chunks are read anew.
     fn heaviest_waiting(&self) -> Option<TableId> {
         let usage = self.journal.usage();
-        let pinned: Vec<(u64, &TableId)> =
-            usage.needed.iter().skip(1).copied().zip(self.apart.keys()).collect();
+        let pinned: Vec<(u64, &TableId)> = usage.needed.iter().skip(1).copied().zip(&self.retained).collect();
         if pinned.iter().map(|(bytes, _)| bytes).sum::<u64>() < usage.budget_bytes / SHARE {
             return None;
         }
@@ -89,9 +93,9 @@ impl Loader {
     /// A stopped table that pins a quarter of the budget is let go.
     pub(crate) async fn let_go_if_pinning(&mut self) -> Result<()> {
         let usage = self.journal.usage();
-        let ids: Vec<TableId> = self.apart.keys().cloned().collect();
-        for (bytes, id) in usage.needed.iter().skip(1).zip(ids) {
-            if *bytes >= usage.budget_bytes / SHARE && self.attempt.context.board.is_stopped(&id) {
+        for (bytes, id) in usage.needed.iter().skip(1).zip(self.retained.clone()) {
+            let waits = self.apart.contains_key(&id) && self.attempt.context.board.is_stopped(&id);
+            if waits && *bytes >= usage.budget_bytes / SHARE {
                 self.let_go(&id).await?;
             }
         }

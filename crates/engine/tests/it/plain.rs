@@ -45,6 +45,7 @@ async fn a_snapshot_without_a_stream_leaves_nothing_at_the_source() {
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
     shop.database.transaction(|tx| tx.delete(&shop.items, &[key(5)])).unwrap();
     again.prepare = Some(syncline_core::Prepare::Truncate);
+    again.source = std::sync::Arc::new(MemorySource::new(&shop.database));
     run(again).await.unwrap();
     assert_equal(&shop.database, &destination);
 }

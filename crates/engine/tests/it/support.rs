@@ -10,7 +10,7 @@ use syncline_testkit::memory::{Database, MemoryDestination, Random, TableDefinit
 use tokio::sync::watch;
 
 /// Long enough for any run here; a run that hangs fails instead.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source database with a keyed table with TOAST and a unique column, a table with a composite key, and one without.
 pub(crate) struct Shop {
@@ -116,8 +116,16 @@ pub(crate) async fn run(pipeline: Pipeline) -> Result<Summary> {
 pub(crate) async fn run_with(pipeline: Pipeline, control: Control) -> Result<Summary> {
     let (progress, mut shown) = watch::channel(Progress::default());
     let running = syncline_engine::run(pipeline, control, progress);
-    match tokio::time::timeout(PATIENCE, running).await {
-        Ok(ended) => ended,
-        Err(_) => panic!("the run hangs: {:?}", shown.borrow_and_update().clone()),
-    }
+    // Patience is of the real clock, also where the tests' time is virtual.
+    let (lost, patience) = tokio::sync::oneshot::channel();
+    let guard = std::thread::spawn(move || {
+        std::thread::park_timeout(PATIENCE);
+        let _ = lost.send(());
+    });
+    let ended = tokio::select! {
+        ended = running => ended,
+        _ = patience => panic!("the run hangs: {:?}", shown.borrow_and_update().clone()),
+    };
+    guard.thread().unpark();
+    ended
 }

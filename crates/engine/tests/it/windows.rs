@@ -114,7 +114,7 @@ async fn a_truncate_that_part_of_the_snapshot_saw_starts_it_over() {
 
 /// A table written to all the time, and a slow snapshot of it, must not fill the journal: its waiting changes are
 /// applied before all its chunks are loaded.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hot_table_gives_the_journal_back_before_its_snapshot_ends() {
     let (shop, dir) = (Arc::new(Shop::new()), tempfile::tempdir().unwrap());
     shop.fill(300);
@@ -136,7 +136,7 @@ async fn a_hot_table_gives_the_journal_back_before_its_snapshot_ends() {
                     .unwrap();
                 *at += 1500;
                 drop(at);
-                std::thread::sleep(std::time::Duration::from_millis(150));
+                tokio::task::block_in_place(|| std::thread::sleep(std::time::Duration::from_millis(250)));
             }
         },
     );
