@@ -1,7 +1,7 @@
 //! The shop: its tables, and how their first rows come about.
 //!
 //! Between them the tables have what real databases have: foreign keys that cascade, keys of every sort (rowid, text,
-//! composite, none), secondary unique columns, and in `everything` each class of value SQLite knows, with its extremes.
+//! composite, with and without a rowid beside them), secondary unique columns, and in `everything` each class of value SQLite knows, with its extremes.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::values;
 /// A table, for the comparison: its name and the order in which its rows are unmistakable.
 pub(super) struct Table {
     pub(super) name: &'static str,
-    /// Columns of the key; every column where there is none.
+    /// Columns of the key.
     pub(super) order: &'static [&'static str],
 }
 
@@ -27,7 +27,7 @@ pub(super) const TABLES: &[Table] = &[
     Table { name: "order_items", order: &["order_id", "line"] },
     Table { name: "reviews", order: &["id"] },
     Table { name: "everything", order: &["id"] },
-    Table { name: "visits", order: &["visited_at", "page", "customer_id"] },
+    Table { name: "visits", order: &["visited_at", "page"] },
 ];
 
 const SCHEMA: &str = "
@@ -88,7 +88,9 @@ CREATE TABLE everything (
 CREATE TABLE visits (
     visited_at INTEGER NOT NULL,
     page TEXT NOT NULL,
-    customer_id INTEGER
+    customer_id INTEGER,
+    times INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (visited_at, page)
 );
 ";
 
@@ -284,17 +286,22 @@ pub(super) fn everything_row(id: i64, random: &mut Random) -> [Value; 8] {
 }
 
 fn visits(to: &Transaction<'_>, size: Size, random: &mut Random, stop: &AtomicBool) -> rusqlite::Result<()> {
-    let mut insert = to.prepare("INSERT INTO visits VALUES (?1, ?2, ?3)")?;
-    for _ in numbers(size.visits, stop) {
-        insert.execute(visit(size.customers, random))?;
+    let mut insert = to.prepare("INSERT INTO visits VALUES (?1, ?2, ?3, ?4)")?;
+    for number in numbers(size.visits, stop) {
+        let customer = random.once_in(2).then(|| 1 + random.whole(size.customers));
+        insert.execute(params![VISITS_BEGIN + number / PAGES, page(number % PAGES), customer, 1])?;
     }
     Ok(())
 }
 
-/// A row of the table without a key; equal ones do occur.
-pub(super) fn visit(customers: i64, random: &mut Random) -> (i64, String, Option<i64>) {
-    let page = format!("/page/{}", random.below(50));
-    (1_750_000_000 + random.whole(10_000), page, random.once_in(2).then(|| 1 + random.whole(customers)))
+/// The first visit, in seconds since 1970.
+pub(super) const VISITS_BEGIN: i64 = 1_750_000_000;
+/// Pages that can be visited.
+pub(super) const PAGES: i64 = 50;
+
+/// A page's name.
+pub(super) fn page(number: i64) -> String {
+    format!("/page/{number}")
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ mod demo;
 mod help;
 mod postgres;
 mod process;
+mod proof;
 mod sync;
 mod usage;

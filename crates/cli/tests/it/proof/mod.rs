@@ -1,0 +1,27 @@
+//! The whole thing, proven from outside: the real binary between real servers, with writers at work, judged by a
+//! comparison that shares nothing with it.
+//!
+//! | module | what is proven |
+//! |---|---|
+//! | `plain` | snapshot, changes, definitions, options, what `drop` leaves |
+//! | `refusals` | what cannot work ends with one clear error and creates nothing; the application never notices us |
+//! | `crashes` | SIGKILL at every durable step |
+//! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
+//! | `hot` | a table that is written hard does not hold up another |
+//! | `signals` | Ctrl-C and SIGTERM |
+
+mod pair;
+mod plain;
+mod plain_sqlite;
+mod plain_tables;
+mod refusals;
+
+// These steer the binary through its failpoints; `cargo xtask test` builds it with them.
+#[cfg(feature = "failpoints")]
+mod chaos;
+#[cfg(feature = "failpoints")]
+mod crashes;
+#[cfg(feature = "failpoints")]
+mod hot;
+#[cfg(feature = "failpoints")]
+mod signals;
