@@ -33,6 +33,16 @@ pub struct Chaos {
     seed: u64,
     rows: u32,
     keyless: Keyless,
+    rewrites: Rewrites,
+}
+
+/// Whether the table is rewritten under its readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewrites {
+    /// By VACUUM FULL and CLUSTER, now and then.
+    NowAndThen,
+    /// Never.
+    Never,
 }
 
 /// Whether a table without any key is written to as well.
@@ -48,7 +58,7 @@ impl Chaos {
     /// A writer of 2,000 rows, from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, rows: 2_000, keyless: Keyless::Written }
+        Self { seed, rows: 2_000, keyless: Keyless::Written, rewrites: Rewrites::NowAndThen }
     }
 
     /// How many rows the table has at first. Keys are taken from twice as many numbers.
@@ -62,6 +72,13 @@ impl Chaos {
     #[must_use]
     pub fn keyless(mut self, keyless: Keyless) -> Self {
         self.keyless = keyless;
+        self
+    }
+
+    /// Whether VACUUM FULL and CLUSTER are among what it does.
+    #[must_use]
+    pub fn rewrites(mut self, rewrites: Rewrites) -> Self {
+        self.rewrites = rewrites;
         self
     }
 
@@ -88,30 +105,31 @@ impl Chaos {
     #[must_use]
     pub fn start(&self, server: &Postgres, database: &str) -> Writer {
         let mut random = Random::new(self.seed);
-        let Self { rows, keyless, .. } = *self;
+        let asked = self.clone();
         Writer::start("chaos", server.url(database), async move |client: &Client| {
-            client.batch_execute(&transaction(&mut random, rows * 2, keyless)).await
+            client.batch_execute(&asked.transaction(&mut random)).await
         })
     }
-}
 
-/// One transaction, or one command that must stand alone. `$a`, `$b`, `$c` become keys, there or not; `$n` a number.
-fn transaction(random: &mut Random, keys: u32, keyless: Keyless) -> String {
-    if random.below(STEPS_PER_REWRITE) == 0 {
-        let rewrites = ["VACUUM FULL chaos.item", "CLUSTER chaos.item USING item_pkey", "VACUUM chaos.item"];
-        return pick(random, &rewrites).to_owned();
+    /// One transaction, or one command that must stand alone. `$a`, `$b`, `$c` become keys, there or not; `$n` a number.
+    fn transaction(&self, random: &mut Random) -> String {
+        if random.below(STEPS_PER_REWRITE) == 0 && self.rewrites == Rewrites::NowAndThen {
+            let rewrites =
+                ["VACUUM FULL chaos.item", "CLUSTER chaos.item USING item_pkey", "VACUUM chaos.item"];
+            return pick(random, &rewrites).to_owned();
+        }
+        if random.below(STEPS_PER_TRUNCATE) == 0 {
+            return "TRUNCATE chaos.scratch".to_owned();
+        }
+        let of_keyless = self.keyless == Keyless::Written && random.below(8) == 0;
+        let mut sql = pick(random, if of_keyless { LOOSE_STEPS } else { STEPS }).to_owned();
+        for name in ["$a", "$b", "$c"] {
+            sql = sql.replace(name, &random.below(self.rows * 2).to_string());
+        }
+        sql = sql.replace("$n", &random.below(u32::MAX).to_string());
+        let end = if random.below(20) == 0 { "ROLLBACK" } else { "COMMIT" };
+        format!("BEGIN; {sql}; {end}")
     }
-    if random.below(STEPS_PER_TRUNCATE) == 0 {
-        return "TRUNCATE chaos.scratch".to_owned();
-    }
-    let of_keyless = keyless == Keyless::Written && random.below(8) == 0;
-    let mut sql = pick(random, if of_keyless { LOOSE_STEPS } else { STEPS }).to_owned();
-    for name in ["$a", "$b", "$c"] {
-        sql = sql.replace(name, &random.below(keys).to_string());
-    }
-    sql = sql.replace("$n", &random.below(u32::MAX).to_string());
-    let end = if random.below(20) == 0 { "ROLLBACK" } else { "COMMIT" };
-    format!("BEGIN; {sql}; {end}")
 }
 
 fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
@@ -175,8 +193,8 @@ mod tests {
     #[test]
     fn a_seed_asks_for_the_same_statements() {
         let statements = |seed| {
-            let mut random = Random::new(seed);
-            (0..500).map(|_| transaction(&mut random, 100, Keyless::Written)).collect::<Vec<_>>()
+            let (chaos, mut random) = (Chaos::new(seed).rows(50), Random::new(seed));
+            (0..500).map(|_| chaos.transaction(&mut random)).collect::<Vec<_>>()
         };
         assert_eq!(statements(1), statements(1));
         assert_ne!(statements(1), statements(2));
