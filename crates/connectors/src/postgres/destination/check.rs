@@ -138,6 +138,11 @@ impl Check<'_> {
         let definition = ddl::definition_of(table)?;
         let renaming = Renaming::new(self.map, definition.as_ref());
         let target = renaming.table(&table.id);
+        if let Some(long) = fit::long_names(table, &target).into_iter().next() {
+            let remedy = Some("exclude the table or the column, or give it a shorter name".to_owned());
+            self.error("name_length", Some(&table.id), long, remedy);
+            return Ok(());
+        }
         if owned && let Err(error) = bookkeeping::refuse_foreign_owner(self.client, None, &target).await {
             // Which pipeline asks is not known here; its own tables are a note, others' are refused when it opens.
             let note = finding(Severity::Note, "owner", Some(&table.id), error.to_string(), None);

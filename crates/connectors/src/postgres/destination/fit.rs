@@ -1,6 +1,6 @@
 //! Whether a table that exists can take the rows of a source's table, exactly.
 
-use syncline_core::{Carriage, Column, Error, Family, Result, TableSchema};
+use syncline_core::{Carriage, Column, Error, Family, Result, TableId, TableSchema};
 
 use super::super::definition::Definition;
 use super::existing::{Existing, ExistingColumn};
@@ -21,6 +21,19 @@ pub(super) fn expected_type(
         (None, Carriage::Native | Carriage::NativeText) => renaming.sql(&column.native_type),
         (None, Carriage::Typed) => mapping::sql_type(&column.data_type),
     }
+}
+
+/// Longest name in bytes; the server would cut a longer one without an error.
+const NAME_BYTES_MAX: usize = 63;
+
+/// The names that the server would cut, one line each.
+pub(super) fn long_names(table: &TableSchema, target: &TableId) -> Vec<String> {
+    let columns = table.columns.iter().map(|column| column.name.as_str());
+    let names = [target.schema.as_str(), target.name.as_str()].into_iter().chain(columns);
+    names
+        .filter(|name| name.len() > NAME_BYTES_MAX)
+        .map(|name| format!("the name `{name}` is longer than {NAME_BYTES_MAX} bytes"))
+        .collect()
 }
 
 /// Refuses values in a form of another family, which nothing here can read.

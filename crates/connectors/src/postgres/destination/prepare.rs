@@ -42,11 +42,16 @@ pub(super) async fn prepare(
     mode: Option<Prepare>,
 ) -> Result<Prepared> {
     fit::understands(table)?;
+    let target = pipeline.map.map(&table.id);
+    if let Some(long) = fit::long_names(table, &target).into_iter().next() {
+        return Err(Error::configuration(long)
+            .with_table(&table.id)
+            .with_remedy("exclude the table or the column, or give it a shorter name"));
+    }
     let lease = pipeline.sessions.lease(Purpose::Definition).await?;
     let client = lease.client()?;
     begin(client, pipeline).await?;
     let definition = ddl::definition_of(table)?;
-    let target = pipeline.map.map(&table.id);
     bookkeeping::refuse_foreign_owner(client, Some(&pipeline.name), &target).await?;
     let existing = existing::read(client, &target).await?;
     let renaming = Renaming::new(&pipeline.map, definition.as_ref());

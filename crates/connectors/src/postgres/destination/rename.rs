@@ -52,7 +52,7 @@ impl<'a> Renaming<'a> {
             let name = name_of(token, first);
             match (name, after.strip_prefix('.')) {
                 (Some(schema), Some(member)) if !after_dot => {
-                    out.push_str(&self.qualifier(token, &schema, member))
+                    out.push_str(&self.qualifier(token, &schema, member));
                 }
                 _ => out.push_str(token),
             }

@@ -89,7 +89,7 @@ impl PostgresLoad {
         if !batch.table.has_row_key() {
             return self.write_keyless(&shape, batch).await;
         }
-        shape.require_key()?;
+        shape.require_key().inspect_err(|_| self.pipeline.shapes.forget(&shape.table.id))?;
         if batch.operations.first() == Some(&Operation::Truncate) {
             self.truncate(&shape).await?;
         }

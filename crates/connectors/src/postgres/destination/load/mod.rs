@@ -217,8 +217,10 @@ impl PostgresLoad {
         lease.give_back();
         match changed {
             Ok(true) => {
+                let code = error.code().unwrap_or_default().to_owned();
                 Error::new(ErrorKind::Retriable, "the destination's table was changed while it was loaded")
                     .with_table(&shape.table.id)
+                    .with_code(code)
                     .with_source(error)
             }
             Ok(false) | Err(_) => error,
@@ -271,6 +273,20 @@ impl PostgresLoad {
         }
     }
 
+    /// The error of a step that was refused. What another holder did to the checkpoint is the fence's business.
+    async fn refused(&self, refusal: delta::Refusal) -> Error {
+        let Ok(lease) = self.pipeline.sessions.lease(Purpose::Definition).await else {
+            return refusal.into_error();
+        };
+        let Ok(client) = lease.client() else { return refusal.into_error() };
+        let ours = bookkeeping::is_ours(client, &self.pipeline.name, self.pipeline.fence).await;
+        lease.give_back();
+        match ours {
+            Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced,
+            Ok(()) | Err(_) => refusal.into_error(),
+        }
+    }
+
     /// Sends what waits, the delta, the fence and the commit together, and judges the answers in order: the first that
     /// failed is the reason, the rest are its echo.
     async fn depart(&mut self, steps: Vec<Step>) -> Result<()> {
@@ -300,7 +316,7 @@ impl PostgresLoad {
         for refusal in refusals {
             match answers.next() {
                 Some(Ok(_)) => {}
-                Some(Err(error)) if is_refusal(&error) => return Err(refusal.into_error()),
+                Some(Err(error)) if is_refusal(&error) => return Err(self.refused(refusal).await),
                 Some(Err(error)) => {
                     return Err(unknown_if_lost(from_client(error, "changing the checkpoint")));
                 }

@@ -1,0 +1,9 @@
+//! The PostgreSQL destination against a real server, through the contracts and natively carried values.
+
+mod changes;
+mod chunks;
+mod definitions;
+mod fence;
+mod measure;
+mod values;
+mod world;
