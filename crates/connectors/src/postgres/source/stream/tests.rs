@@ -6,6 +6,7 @@ mod connection;
 mod resuming;
 mod speed;
 mod stopping;
+mod tls;
 
 use std::time::Duration;
 
