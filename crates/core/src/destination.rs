@@ -135,6 +135,15 @@ pub trait DestinationSession: Send + Sync {
     /// Configuration, with the choices, if the table has rows and no mode was given, or if its columns do not fit.
     async fn prepare(&self, table: &Arc<TableSchema>, mode: Option<Prepare>) -> Result<Prepared>;
 
+    /// Brings a table that an earlier run prepared up to what has become of it at the source since, as far as changes need
+    /// it: new partitions. What is there is left alone.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn extend(&self, _table: &Arc<TableSchema>) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins a load. Several may be open at once on different lanes and chunks.
     ///
     /// # Errors

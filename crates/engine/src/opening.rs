@@ -179,7 +179,7 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
                 changes.extend(open_lane(table, begin.as_ref()));
             }
-            Some(_) => {}
+            Some(_) => attempt.session.extend(table).await?,
         }
     }
     let gone = lanes_without_table(attempt);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncline_core::{Finding, Result};
+use syncline_core::{ErrorKind, Finding, Result};
 
 use crate::pipeline::Pipeline;
 
@@ -21,13 +21,18 @@ pub async fn check(pipeline: &Pipeline) -> Result<Vec<Finding>> {
 
 /// Drops what the pipeline left at the source and its bookkeeping at the destination. The loaded tables stay.
 ///
-/// The source comes first: if the second half fails, what holds back the source's log is gone already.
+/// The destination comes first: it knows whether somebody holds the pipeline, from wherever, and then nothing is touched.
+/// Where it cannot be reached the source is freed all the same, for what stands there holds back its log.
 ///
 /// # Errors
 /// As any write; what is not there is no error, so that dropping may be repeated.
 pub async fn drop_pipeline(pipeline: &Pipeline) -> Result<()> {
+    let forgotten = pipeline.destination.drop_pipeline(&pipeline.name).await;
+    if forgotten.as_ref().is_err_and(|error| error.kind() == ErrorKind::Configuration) {
+        return forgotten;
+    }
     if let Some(streams) = pipeline.source.streams() {
         streams.drop_pipeline(&pipeline.name).await?;
     }
-    pipeline.destination.drop_pipeline(&pipeline.name).await
+    forgotten
 }

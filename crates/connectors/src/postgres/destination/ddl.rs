@@ -5,7 +5,7 @@
 use syncline_core::{Error, Result, TableId, TableSchema};
 
 use super::super::definition::{
-    ColumnDefinition, Definition, ForeignKey, IndexDdl, IndexDefinition, TypeDefinition, TypeKind,
+    ColumnDefinition, Definition, ForeignKey, IndexDdl, IndexDefinition, Partition, TypeDefinition, TypeKind,
 };
 use super::super::quote::{ident, idents, literal, table as quoted};
 use super::fit::expected_type;
@@ -32,16 +32,20 @@ pub(super) fn create_table(
     let by = partitioned_by(partitioning.map(|partitioning| partitioning.key.as_str()), renaming);
     let root = quoted(&renaming.table(&table.id));
     let mut statements = vec![format!("CREATE TABLE {root} ({}){by}", columns.join(", "))];
-    for partition in partitioning.map_or(&[][..], |partitioning| &partitioning.partitions[..]) {
-        statements.push(format!(
-            "CREATE TABLE {} PARTITION OF {} {}{}",
-            quoted(&renaming.table(&partition.id)),
-            quoted(&renaming.table(&partition.parent)),
-            renaming.sql(&partition.bound),
-            partitioned_by(partition.key.as_deref(), renaming),
-        ));
-    }
+    let partitions = partitioning.iter().flat_map(|partitioning| &partitioning.partitions);
+    statements.extend(partitions.map(|partition| create_partition(partition, renaming)));
     statements
+}
+
+/// The statement that creates a partition.
+pub(super) fn create_partition(partition: &Partition, renaming: &Renaming<'_>) -> String {
+    format!(
+        "CREATE TABLE {} PARTITION OF {} {}{}",
+        quoted(&renaming.table(&partition.id)),
+        quoted(&renaming.table(&partition.parent)),
+        renaming.sql(&partition.bound),
+        partitioned_by(partition.key.as_deref(), renaming),
+    )
 }
 
 fn partitioned_by(key: Option<&str>, renaming: &Renaming<'_>) -> String {

@@ -27,6 +27,7 @@ mod flight;
 mod holder;
 mod load;
 mod mapping;
+mod partitions;
 mod prepare;
 mod rename;
 mod session;

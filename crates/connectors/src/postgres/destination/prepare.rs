@@ -75,7 +75,7 @@ pub(super) async fn prepare(
 }
 
 /// Begins a transaction for definitions, under the fence until its end.
-async fn begin(client: &Client, pipeline: &Pipeline) -> Result<()> {
+pub(super) async fn begin(client: &Client, pipeline: &Pipeline) -> Result<()> {
     let failed = |error| from_client(error, "preparing a table");
     client.batch_execute("BEGIN").await.map_err(failed)?;
     client.batch_execute(LOCK).await.map_err(failed)?;

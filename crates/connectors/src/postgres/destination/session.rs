@@ -13,7 +13,7 @@ use super::super::url::Address;
 use super::fence::{Held, Lock};
 use super::sessions::{Purpose, Sessions};
 use super::shape::Shapes;
-use super::{bookkeeping, finish, load, prepare};
+use super::{bookkeeping, finish, load, partitions, prepare};
 
 /// What all parts of a held pipeline share.
 pub(super) struct Pipeline {
@@ -67,6 +67,10 @@ impl DestinationSession for PostgresSession {
         let prepared = prepare::prepare(&self.pipeline, table, mode).await;
         self.pipeline.shapes.forget(&table.id);
         prepared
+    }
+
+    async fn extend(&self, table: &Arc<TableSchema>) -> Result<()> {
+        partitions::extend(&self.pipeline, table).await
     }
 
     async fn begin(&self, identity: &LoadIdentity) -> Result<Box<dyn Load>> {
