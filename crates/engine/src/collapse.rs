@@ -54,6 +54,15 @@ struct Row {
     absent: ColumnMask,
     /// Columns whose value is not in `row` but in an earlier one.
     earlier: Vec<(usize, Place)>,
+    /// It came from where the destination does not have it: what is absent is nowhere there, whatever row may stand under
+    /// its old key now.
+    foreign: bool,
+}
+
+impl Row {
+    fn is_incomplete(&self) -> bool {
+        self.foreign && !self.absent.is_empty()
+    }
 }
 
 /// Collects a table's changes in order, then gives what is left of them.
@@ -71,7 +80,6 @@ pub(crate) struct Collapse {
     sequence: Vec<Place>,
     taken: u64,
     skipped: u64,
-    rereads: Vec<RowKey>,
     bytes: usize,
 }
 
@@ -120,7 +128,6 @@ impl Collapse {
             sequence: Vec::new(),
             taken: 0,
             skipped: 0,
-            rereads: Vec::new(),
             bytes: 0,
         }
     }
@@ -160,7 +167,6 @@ impl Collapse {
         self.index.clear();
         self.arena.clear();
         self.sequence.clear();
-        self.rereads.clear();
     }
 
     fn take(&mut self, place: Place) -> Result<()> {
@@ -189,7 +195,9 @@ impl Collapse {
         let absent = self.absent(place);
         match &self.slots[slot].state {
             State::Live(before) => after(before, place, absent),
-            State::Dead { .. } => Row { row: place, origin: None, absent, earlier: Vec::new() },
+            State::Dead { .. } => {
+                Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: false }
+            }
         }
     }
 
@@ -200,14 +208,18 @@ impl Collapse {
         let mut next = match std::mem::replace(&mut self.slots[from].state, dead) {
             State::Live(before) => {
                 let mut next = after(&before, place, absent);
-                if before.origin.is_none() && self.slots[from].existed {
+                if before.origin.is_none() && self.slots[from].existed && !before.foreign {
                     next.origin = Some((from, old_place));
                 }
                 next
             }
-            State::Dead { .. } => {
-                Row { row: place, origin: Some((from, old_place)), absent, earlier: Vec::new() }
-            }
+            State::Dead { .. } => Row {
+                row: place,
+                origin: Some((from, old_place)),
+                absent,
+                earlier: Vec::new(),
+                foreign: false,
+            },
         };
         if next.origin.is_some_and(|(origin, _)| origin == to) {
             next.origin = None;
@@ -227,13 +239,8 @@ impl Collapse {
     fn take_arrival(&mut self, place: Place) -> Result<()> {
         let absent = self.absent(place);
         let slot = self.slot(place, KeyOf::New, false)?;
-        if absent.is_empty() {
-            self.slots[slot].state =
-                State::Live(Row { row: place, origin: None, absent, earlier: Vec::new() });
-        } else {
-            self.rereads.push(RowKey::of(&self.keys[place.0].new, place.1)?);
-            self.slots[slot].state = State::Dead { row: place, old_image: false };
-        }
+        let row = Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: true };
+        self.slots[slot].state = State::Live(row);
         Ok(())
     }
 
@@ -279,7 +286,14 @@ impl Collapse {
         let superseded = (self.taken - self.skipped).checked_sub(rows);
         let superseded =
             superseded.ok_or_else(|| Error::bug("a collapse gave more rows than it took changes"))?;
-        Ok(Collapsed { batch, superseded, skipped: self.skipped, rereads: self.rereads })
+        Ok(Collapsed { batch, superseded, skipped: self.skipped, rereads: self.rereads() })
+    }
+
+    /// Rows that the part leaves incomplete where no row of the destination can complete them.
+    fn rereads(&self) -> Vec<RowKey> {
+        let incomplete =
+            self.slots.iter().filter(|slot| matches!(&slot.state, State::Live(row) if row.is_incomplete()));
+        incomplete.map(|slot| RowKey(self.arena[slot.key.clone()].into())).collect()
     }
 
     /// Output lines of a table with a row key, sorted by key.
@@ -294,8 +308,8 @@ impl Collapse {
             .collect();
         let mut order: Vec<usize> = (0..self.slots.len())
             .filter(|&slot| match &self.slots[slot].state {
-                State::Live(_) => true,
-                State::Dead { .. } => self.slots[slot].existed && !implied.contains(&slot),
+                State::Live(row) if !row.is_incomplete() => true,
+                State::Live(_) | State::Dead { .. } => self.slots[slot].existed && !implied.contains(&slot),
             })
             .collect();
         let key = |slot: usize| &self.arena[self.slots[slot].key.clone()];
@@ -310,6 +324,7 @@ impl Collapse {
             State::Dead { row, old_image } => {
                 Line { place: *row, what: if *old_image { What::DeleteOldImage } else { What::Delete } }
             }
+            State::Live(row) if row.is_incomplete() => Line { place: row.row, what: What::Delete },
             State::Live(row) if slot.existed || row.origin.is_some() => {
                 Line { place: row.row, what: What::Write(Operation::Update, row) }
             }
@@ -452,7 +467,7 @@ fn after(before: &Row, place: Place, mut absent: ColumnMask) -> Row {
         earlier.push((column, known));
         absent.remove(column);
     }
-    Row { row: place, origin: before.origin, absent, earlier }
+    Row { row: place, origin: before.origin, absent, earlier, foreign: before.foreign }
 }
 
 #[derive(Clone, Copy)]

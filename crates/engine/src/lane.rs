@@ -47,24 +47,23 @@ impl LaneReader {
         let (mut bytes, mut entries) = (0, 0);
         while bytes < RANGE_BYTES_TARGET && entries < RANGE_ENTRIES_MAX {
             if self.ahead.len() <= entries {
-                let Some(entry) = self.reader.try_next().await? else { break };
+                let Some(entry) = self.reader.try_next().await? else { return Ok(end) };
                 self.ahead.push_back(entry);
             }
             let entry = &self.ahead[entries];
-            if entry.is_piece() {
-                return if end.is_some() { Ok(end) } else { self.end_of_large(journal, limit).await };
-            }
             if limit.is_some_and(|limit| entry.to > *limit) {
-                break;
+                return Ok(end);
             }
             bytes += entry.bytes();
             entries += 1;
-            end = Some(entry.to.clone());
+            if !entry.is_piece() {
+                end = Some(entry.to.clone());
+            }
         }
-        Ok(end)
+        if end.is_some() { Ok(end) } else { self.end_of_large(journal, limit).await }
     }
 
-    /// The end of a transaction in pieces, which is not held in memory: a second reader looks ahead.
+    /// The end of a transaction larger than a range, which is not held in memory: a second reader looks ahead.
     async fn end_of_large(&self, journal: &Journal, limit: Option<&Position>) -> Result<Option<Position>> {
         if journal.end().is_none_or(|end| end <= self.passed)
             || limit.is_some_and(|limit| *limit <= self.passed)

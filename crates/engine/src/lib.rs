@@ -29,6 +29,7 @@ mod summary;
 pub use control::Control;
 pub use pipeline::{Mode, Pipeline};
 pub use progress::{Phase, Progress, TableProgress};
+pub use retry::RetryPolicy;
 pub use run::run;
 pub use steer::{check, drop_pipeline};
 pub use summary::{StoppedTable, Sum, Summary, TableSummary};

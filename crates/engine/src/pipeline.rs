@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::retry::RetryPolicy;
 use syncline_core::{Destination, PipelineName, Prepare, SchemaMap, Selection, Source};
 
 /// Which halves of the way are gone.
@@ -59,4 +60,6 @@ pub struct Pipeline {
     pub journal_dir: PathBuf,
     /// Most bytes the journal may hold, but for a single transaction larger than that.
     pub journal_budget_bytes: u64,
+    /// Between attempts.
+    pub retry: RetryPolicy,
 }

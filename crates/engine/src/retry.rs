@@ -2,17 +2,33 @@
 
 use std::time::Duration;
 
-/// Shortest delay.
-const DELAY_MIN: Duration = Duration::from_millis(200);
-/// Longest delay.
-const DELAY_MAX: Duration = Duration::from_secs(15);
-/// How long a run that was never fully open keeps trying: a wrong host should not look like work.
-const PATIENCE_OPENING: Duration = Duration::from_secs(10);
-/// How long a run that was open keeps trying without progress, unless it follows.
-const PATIENCE_RUNNING: Duration = Duration::from_secs(300);
+/// How patient a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Shortest delay between attempts.
+    pub delay_min: Duration,
+    /// Longest delay.
+    pub delay_max: Duration,
+    /// How long a run that was never fully open keeps trying: a wrong host should not look like work.
+    pub patience_opening: Duration,
+    /// How long a run that was open keeps trying without progress, unless it follows.
+    pub patience_running: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            delay_min: Duration::from_millis(200),
+            delay_max: Duration::from_secs(15),
+            patience_opening: Duration::from_secs(10),
+            patience_running: Duration::from_secs(300),
+        }
+    }
+}
 
 /// Decides whether and when to try again.
 pub(crate) struct Backoff {
+    policy: RetryPolicy,
     delay: Duration,
     waited: Duration,
     random: u64,
@@ -20,31 +36,31 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// `seed` makes the jitter; the same seed gives the same delays.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { delay: DELAY_MIN, waited: Duration::ZERO, random: seed | 1 }
+    pub(crate) fn new(policy: RetryPolicy, seed: u64) -> Self {
+        Self { policy, delay: policy.delay_min, waited: Duration::ZERO, random: seed | 1 }
     }
 
     /// There was progress: the next delay is the shortest again.
     pub(crate) fn reset(&mut self) {
-        self.delay = DELAY_MIN;
+        self.delay = self.policy.delay_min;
         self.waited = Duration::ZERO;
     }
 
     /// The next delay, `None` when patience is at its end.
     pub(crate) fn next(&mut self, opened: bool, follow: bool) -> Option<Duration> {
         let patience = if !opened {
-            PATIENCE_OPENING
+            self.policy.patience_opening
         } else if follow {
             Duration::MAX
         } else {
-            PATIENCE_RUNNING
+            self.policy.patience_running
         };
         if self.waited >= patience {
             return None;
         }
         let delay = self.delay.mul_f64(self.jitter());
         self.waited = self.waited.saturating_add(delay);
-        self.delay = (self.delay * 2).min(DELAY_MAX);
+        self.delay = (self.delay * 2).min(self.policy.delay_max);
         Some(delay)
     }
 
@@ -64,18 +80,20 @@ mod tests {
 
     #[test]
     fn delays_grow_to_a_bound_and_patience_ends() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = Backoff::new(RetryPolicy::default(), 7);
         let delays: Vec<_> = std::iter::from_fn(|| backoff.next(true, false)).collect();
-        assert!(delays.iter().all(|d| *d <= DELAY_MAX));
-        assert!(delays.len() > 15 && delays.iter().sum::<Duration>() >= PATIENCE_RUNNING);
+        assert!(delays.iter().all(|d| *d <= RetryPolicy::default().delay_max));
+        assert!(
+            delays.len() > 15 && delays.iter().sum::<Duration>() >= RetryPolicy::default().patience_running
+        );
         backoff.reset();
-        assert!(backoff.next(true, false).unwrap() <= DELAY_MIN);
+        assert!(backoff.next(true, false).unwrap() <= RetryPolicy::default().delay_min);
     }
 
     #[test]
     fn a_run_that_never_opened_gives_up_soon() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = Backoff::new(RetryPolicy::default(), 7);
         let total: Duration = std::iter::from_fn(|| backoff.next(false, true)).sum();
-        assert!(total < PATIENCE_OPENING + DELAY_MAX);
+        assert!(total < RetryPolicy::default().patience_opening + RetryPolicy::default().delay_max);
     }
 }

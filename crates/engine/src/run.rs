@@ -93,7 +93,7 @@ async fn attempts(context: &Arc<Context>) -> Result<()> {
     let seed = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(1, |d| u64::from(d.subsec_nanos()));
-    let mut backoff = Backoff::new(seed);
+    let mut backoff = Backoff::new(context.pipeline.retry, seed);
     let mut opened = false;
     let mut last_error = None;
     for number in 1.. {

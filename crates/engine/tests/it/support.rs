@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_core::{Carry, Destination, PipelineName, Result, SchemaMap, Selection, Source, TableId};
-use syncline_engine::{Control, Mode, Pipeline, Progress, Summary};
+use syncline_engine::{Control, Mode, Pipeline, Progress, RetryPolicy, Summary};
 use syncline_testkit::memory::{Database, MemoryDestination, Random, TableDefinition, text};
 use tokio::sync::watch;
 
@@ -105,6 +105,11 @@ pub(crate) fn pipeline(
         follow: false,
         journal_dir: dir.join("journal"),
         journal_budget_bytes: 64 << 20,
+        retry: RetryPolicy {
+            delay_min: Duration::from_millis(1),
+            delay_max: Duration::from_millis(5),
+            ..RetryPolicy::default()
+        },
     }
 }
 
@@ -116,16 +121,8 @@ pub(crate) async fn run(pipeline: Pipeline) -> Result<Summary> {
 pub(crate) async fn run_with(pipeline: Pipeline, control: Control) -> Result<Summary> {
     let (progress, mut shown) = watch::channel(Progress::default());
     let running = syncline_engine::run(pipeline, control, progress);
-    // Patience is of the real clock, also where the tests' time is virtual.
-    let (lost, patience) = tokio::sync::oneshot::channel();
-    let guard = std::thread::spawn(move || {
-        std::thread::park_timeout(PATIENCE);
-        let _ = lost.send(());
-    });
-    let ended = tokio::select! {
-        ended = running => ended,
-        _ = patience => panic!("the run hangs: {:?}", shown.borrow_and_update().clone()),
-    };
-    guard.thread().unpark();
-    ended
+    match tokio::time::timeout(PATIENCE, running).await {
+        Ok(ended) => ended,
+        Err(_) => panic!("the run hangs: {:?}", shown.borrow_and_update().clone()),
+    }
 }
