@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use syncline_core::{Error, Result};
+use syncline_core::{Error, Family, Result};
 use syncline_engine::{Control, Pipeline, Progress, Summary};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::progress::Display;
-use crate::progress::view::{View, Viewer};
+use crate::progress::view::{LagUnit, View, Viewer};
 
 /// Runs a pipeline to its end, showing it on `display` and handing every shown moment to `watch`.
 ///
@@ -22,12 +22,14 @@ pub(crate) async fn run(
     mut watch: impl FnMut(Instant, &View),
 ) -> Result<Summary> {
     let (sender, receiver) = watch::channel(Progress::default());
+    // The contract leaves a source the choice; SQLite's log of changes is a table, which has no bytes to count.
+    let lag_unit = if pipeline.source.family() == Family::SQLITE { LagUnit::Changes } else { LagUnit::Bytes };
     // A task of its own, so that a busy run does not hold up its display. Dropping the set ends it.
     let mut task = JoinSet::new();
     task.spawn(syncline_engine::run(pipeline, control, sender));
     let mut ticks = tokio::time::interval(display.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut viewer = Viewer::default();
+    let mut viewer = Viewer::new(lag_unit);
     let mut show = |display: &mut Box<dyn Display>| {
         let now = Instant::now();
         let view = viewer.view(now, &receiver.borrow());

@@ -197,6 +197,7 @@ impl ResolvedPipeline {
             follow: spec.follow,
             journal_dir,
             journal_budget_bytes: spec.journal_budget_bytes,
+            retry: syncline_engine::RetryPolicy::default(),
         }
     }
 }

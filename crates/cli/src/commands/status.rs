@@ -146,10 +146,9 @@ fn changes(at: &Value) -> Option<String> {
 }
 
 fn lag(at: &Value) -> Option<String> {
-    let parts: Vec<_> = [at["lag_bytes"].as_u64().map(bytes), at["lag_ms"].as_u64().map(milliseconds)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let changes = |lag| counted(lag, "change");
+    let behind = at["lag_bytes"].as_u64().map(bytes).or_else(|| at["lag_changes"].as_u64().map(changes));
+    let parts: Vec<_> = behind.into_iter().chain(at["lag_ms"].as_u64().map(milliseconds)).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

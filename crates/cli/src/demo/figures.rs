@@ -14,7 +14,7 @@ const SAMPLES_MAX: usize = 100_000;
 /// What was measured.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watched {
-    /// From the first row to the first moment of streaming.
+    /// From the run's start to the first moment of streaming.
     pub(super) snapshot: Option<Duration>,
     began_at: Option<Instant>,
     lags_ms: Vec<u64>,
@@ -47,21 +47,17 @@ impl Watcher {
     /// Takes a moment.
     pub(super) fn note(&mut self, now: Instant, view: &View) {
         let mut watched = lock(&self.watched);
-        match view.progress.phase {
-            Phase::Snapshot => {
-                watched.began_at.get_or_insert(now);
-            }
-            Phase::Streaming => {
-                if let Some(sender) = lock(&self.streaming).take() {
-                    watched.snapshot = watched.began_at.map(|at| now.duration_since(at));
-                    // Nobody waits any more if the demo is being stopped.
-                    let _ = sender.send(());
-                }
-                if let Some(lag) = view.progress.lag_ms.filter(|_| watched.lags_ms.len() < SAMPLES_MAX) {
-                    watched.lags_ms.push(lag);
-                }
-            }
-            Phase::Opening | Phase::Settling | Phase::Closing | Phase::Draining | Phase::Done => {}
+        let began_at = *watched.began_at.get_or_insert(now);
+        if view.progress.phase != Phase::Streaming {
+            return;
+        }
+        if let Some(sender) = lock(&self.streaming).take() {
+            watched.snapshot = Some(now.duration_since(began_at));
+            // Nobody waits any more if the demo is being stopped.
+            let _ = sender.send(());
+        }
+        if let Some(lag) = view.progress.lag_ms.filter(|_| watched.lags_ms.len() < SAMPLES_MAX) {
+            watched.lags_ms.push(lag);
         }
     }
 

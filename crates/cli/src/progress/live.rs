@@ -22,38 +22,45 @@ pub(super) struct Live {
     prefix: String,
     run: ProgressBar,
     bars: BTreeMap<TableId, ProgressBar>,
+    /// Whether a table's snapshot was over when last seen; what is over from the start is not told.
+    ended: BTreeMap<TableId, bool>,
+    began: bool,
     errors_told: Option<String>,
 }
 
 impl Live {
     pub(super) fn new(prefix: String) -> Self {
-        let run = output::live().add(ProgressBar::new_spinner());
-        run.set_style(style("{spinner:.cyan} {msg}"));
-        Self { prefix, run, bars: BTreeMap::new(), errors_told: None }
+        // Dressed before it is shown: a bar is drawn as soon as it is added.
+        let run = output::live().add(ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {msg}")));
+        Self { prefix, run, bars: BTreeMap::new(), ended: BTreeMap::new(), began: false, errors_told: None }
     }
 
     fn show_tables(&mut self, view: &View) {
+        let shown = shown(&view.tables);
         for table in &view.tables {
-            let state = table.progress.state.as_str();
             let id = &table.progress.table;
-            if matches!(state, "snapshot" | "closing") {
-                if self.bars.contains_key(id) || self.bars.len() < BARS_MAX {
-                    self.show_table(table);
-                }
+            if shown.contains(&id) {
+                self.show_table(table);
             } else if let Some(bar) = self.bars.remove(id) {
                 output::live().remove(&bar);
-                self.tell(&ending(table));
+            }
+            if self.ended.get(id) != Some(&is_over(table)) {
+                self.ended.insert(id.clone(), is_over(table));
+                if is_over(table) && self.began {
+                    self.tell(&ending(table));
+                }
             }
         }
+        self.began |= !view.tables.is_empty();
     }
 
     fn show_table(&mut self, table: &TableView) {
         let progress = &table.progress;
         let bar = self.bars.entry(progress.table.clone()).or_insert_with(|| {
-            let bar = output::live().insert_before(&self.run, ProgressBar::new(0));
-            bar.set_prefix(shorten(&format!("{}{}", self.prefix, progress.table)));
-            bar.set_style(style("  {prefix:28} {bar:24.cyan/black} {msg}"));
-            bar
+            let bar = ProgressBar::new(1)
+                .with_style(style("  {prefix:28} {bar:24.cyan/black} {msg}"))
+                .with_prefix(shorten(&format!("{}{}", self.prefix, progress.table)));
+            output::live().insert_before(&self.run, bar)
         });
         bar.set_length(progress.rows_estimated.unwrap_or(progress.rows_done).max(progress.rows_done).max(1));
         bar.set_position(progress.rows_done);
@@ -99,6 +106,21 @@ impl Drop for Live {
     }
 }
 
+/// The tables that get a bar: those being copied first, then those that catch up.
+fn shown(tables: &[TableView]) -> Vec<&TableId> {
+    let in_state = |state: &'static str| tables.iter().filter(move |table| table.progress.state == state);
+    in_state("snapshot")
+        .chain(in_state("closing"))
+        .take(BARS_MAX)
+        .map(|table| &table.progress.table)
+        .collect()
+}
+
+/// Whether a table's snapshot is over, one way or the other.
+fn is_over(table: &TableView) -> bool {
+    matches!(table.progress.state.as_str(), "streaming" | "done" | "stopped")
+}
+
 fn style(template: &str) -> ProgressStyle {
     // A template is ours and constant; should it ever be wrong, a plain bar shows the same figures.
     ProgressStyle::with_template(template)
@@ -109,7 +131,7 @@ fn style(template: &str) -> ProgressStyle {
 fn table_figures(table: &TableView) -> String {
     let progress = &table.progress;
     if progress.state == "closing" {
-        return format!("{}, building key and indexes", counted(progress.rows_done, "row"));
+        return format!("{}, catching up", counted(progress.rows_done, "row"));
     }
     let rows = match progress.rows_estimated {
         Some(estimated) => format!("{} of ~{}", count(progress.rows_done), count(estimated)),
@@ -139,7 +161,7 @@ fn run_line(view: &View) -> String {
         parts.push(format!("{} changes/s", count(view.changes_per_second)));
         parts.push(format!("{} applied", counted(progress.changes_applied, "change")));
     }
-    parts.extend(progress.lag_bytes.map(|lag| format!("lag {}", bytes(lag))));
+    parts.extend(view.behind().map(|lag| format!("lag {lag}")));
     parts.extend(progress.lag_ms.map(milliseconds));
     if progress.journal_bytes > progress.journal_budget_bytes / 4 && progress.journal_bytes > 0 {
         parts.push(format!("journal {}", bytes(progress.journal_bytes)));
@@ -159,7 +181,7 @@ fn shorten(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::view::Viewer;
+    use crate::progress::view::{LagUnit, Viewer};
     use syncline_engine::{Progress, TableProgress};
 
     #[test]
@@ -173,7 +195,7 @@ mod tests {
             waiting_for: Some("the destination".to_owned()),
             ..Progress::default()
         };
-        let view = Viewer::default().view(Instant::now(), &progress);
+        let view = Viewer::new(LagUnit::Bytes).view(Instant::now(), &progress);
         assert_eq!(
             run_line(&view),
             "streaming · 0 changes/s · 8 changes applied · lag 1.2 kB · 40 ms · waiting for the destination"

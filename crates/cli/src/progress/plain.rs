@@ -8,7 +8,7 @@ use syncline_core::TableId;
 use syncline_engine::Phase;
 
 use super::Display;
-use super::format::{bytes, count, counted, milliseconds};
+use super::format::{count, counted, milliseconds};
 use super::view::{View, phase_word};
 use crate::output;
 
@@ -102,9 +102,9 @@ pub(super) fn figures(view: &View) -> String {
 
 /// `12.3 MB, 40 ms`.
 pub(super) fn lag(view: &View) -> Option<String> {
-    match (view.progress.lag_bytes, view.progress.lag_ms) {
-        (Some(lag_bytes), Some(ms)) => Some(format!("{}, {}", bytes(lag_bytes), milliseconds(ms))),
-        (Some(lag_bytes), None) => Some(bytes(lag_bytes)),
+    match (view.behind(), view.progress.lag_ms) {
+        (Some(behind), Some(ms)) => Some(format!("{behind}, {}", milliseconds(ms))),
+        (Some(behind), None) => Some(behind),
         (None, Some(ms)) => Some(milliseconds(ms)),
         (None, None) => None,
     }
@@ -112,7 +112,7 @@ pub(super) fn lag(view: &View) -> Option<String> {
 
 impl Display for Plain {
     fn tick(&self) -> Duration {
-        Duration::from_millis(500)
+        Duration::from_millis(200)
     }
 
     fn show(&mut self, now: Instant, view: &View) {
@@ -138,7 +138,7 @@ impl Display for Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::view::Viewer;
+    use crate::progress::view::{LagUnit, Viewer};
     use syncline_engine::{Progress, TableProgress};
 
     fn table(name: &str, state: &str, rows: u64) -> TableProgress {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_and_a_stream_in_one_line() {
-        let (mut viewer, start) = (Viewer::default(), Instant::now());
+        let (mut viewer, start) = (Viewer::new(LagUnit::Bytes), Instant::now());
         let mut progress = Progress {
             phase: Phase::Snapshot,
             tables: vec![table("a", "snapshot", 0), table("b", "streaming", 4000)],
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn happenings_are_told_once() {
-        let (mut plain, mut viewer, now) = (Plain::new(String::new()), Viewer::default(), Instant::now());
+        let (mut plain, mut viewer, now) =
+            (Plain::new(String::new()), Viewer::new(LagUnit::Bytes), Instant::now());
         let mut progress = Progress { tables: vec![table("a", "closing", 7)], ..Progress::default() };
         progress.waiting_for = Some("transaction 7 of ada".to_owned());
         let view = viewer.view(now, &progress);

@@ -7,6 +7,8 @@ use serde::Serialize;
 use syncline_core::TableId;
 use syncline_engine::{Phase, Progress, TableProgress};
 
+use super::format::{bytes, counted, per_second};
+
 /// A rate is taken over this long: short enough to follow, long enough to be read.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Samples kept per rate; older ones thin out. Bounds memory whatever the tick.
@@ -20,7 +22,7 @@ struct Rate {
 
 impl Rate {
     /// Takes a sample and returns the rate per second over the window.
-    fn per_second(&mut self, now: Instant, value: u64) -> u64 {
+    fn sample(&mut self, now: Instant, value: u64) -> u64 {
         if self.samples.back().is_some_and(|(_, last)| value < *last) {
             // The counter began anew (a table that starts over, a new attempt).
             self.samples.clear();
@@ -32,7 +34,7 @@ impl Rate {
             self.samples.pop_front();
         }
         let (then, before) = self.samples[0];
-        super::format::per_second(value - before, now.duration_since(then))
+        per_second(value - before, now.duration_since(then))
     }
 }
 
@@ -48,9 +50,20 @@ pub(crate) struct TableView {
     pub(crate) eta_seconds: Option<u64>,
 }
 
+/// What a source counts between two positions of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LagUnit {
+    /// Bytes of log.
+    Bytes,
+    /// Entries of a change log.
+    Changes,
+}
+
 /// A run with its rates.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
+    /// What `progress.lag_bytes` counts.
+    pub(crate) lag_unit: LagUnit,
     /// As the engine says it.
     pub(crate) progress: Progress,
     /// Tables with their rates.
@@ -79,7 +92,10 @@ pub(crate) struct Moment<'a> {
     changes_read: u64,
     changes_applied: u64,
     changes_per_second: u64,
+    /// Where the source counts bytes.
     lag_bytes: Option<u64>,
+    /// Where the source counts changes.
+    lag_changes: Option<u64>,
     lag_ms: Option<u64>,
     waiting_for: Option<&'a str>,
     last_error: Option<&'a str>,
@@ -103,7 +119,8 @@ impl View {
             changes_read: progress.changes_read,
             changes_applied: progress.changes_applied,
             changes_per_second: self.changes_per_second,
-            lag_bytes: progress.lag_bytes,
+            lag_bytes: progress.lag_bytes.filter(|_| self.lag_unit == LagUnit::Bytes),
+            lag_changes: progress.lag_bytes.filter(|_| self.lag_unit == LagUnit::Changes),
             lag_ms: progress.lag_ms,
             waiting_for: progress.waiting_for.as_deref(),
             last_error: progress.last_error.as_deref(),
@@ -112,6 +129,15 @@ impl View {
             journal_bytes: progress.journal_bytes,
             journal_budget_bytes: progress.journal_budget_bytes,
         }
+    }
+
+    /// How far the destination is behind, in the source's measure.
+    pub(crate) fn behind(&self) -> Option<String> {
+        let lag = self.progress.lag_bytes?;
+        Some(match self.lag_unit {
+            LagUnit::Bytes => bytes(lag),
+            LagUnit::Changes => counted(lag, "change"),
+        })
     }
 
     /// Tables whose snapshot is behind them.
@@ -143,14 +169,20 @@ pub(crate) fn phase_word(phase: Phase) -> &'static str {
 }
 
 /// Turns progress into views; remembers what rates need.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Viewer {
+    lag_unit: LagUnit,
     tables: BTreeMap<TableId, Rate>,
     rows: Rate,
     changes: Rate,
 }
 
 impl Viewer {
+    /// For a source that counts so.
+    pub(crate) fn new(lag_unit: LagUnit) -> Self {
+        Self { lag_unit, tables: BTreeMap::new(), rows: Rate::default(), changes: Rate::default() }
+    }
+
     /// The view at `now`.
     pub(crate) fn view(&mut self, now: Instant, progress: &Progress) -> View {
         let tables: Vec<_> = progress.tables.iter().map(|table| self.table(now, table)).collect();
@@ -160,21 +192,22 @@ impl Viewer {
             .iter()
             .map(|table| table.rows_estimated.map(|rows| rows.max(table.rows_done)))
             .sum::<Option<u64>>();
-        let rows_per_second = self.rows.per_second(now, rows_done);
+        let rows_per_second = self.rows.sample(now, rows_done);
         View {
+            lag_unit: self.lag_unit,
             tables,
             rows_done,
             rows_estimated,
             rows_per_second,
             eta_seconds: eta(rows_done, rows_estimated, rows_per_second),
-            changes_per_second: self.changes.per_second(now, progress.changes_applied),
+            changes_per_second: self.changes.sample(now, progress.changes_applied),
             progress: progress.clone(),
         }
     }
 
     fn table(&mut self, now: Instant, table: &TableProgress) -> TableView {
         let rate = self.tables.entry(table.table.clone()).or_default();
-        let rows_per_second = rate.per_second(now, table.rows_done);
+        let rows_per_second = rate.sample(now, table.rows_done);
         TableView {
             eta_seconds: eta(table.rows_done, table.rows_estimated, rows_per_second),
             rows_per_second,
@@ -206,7 +239,7 @@ mod tests {
 
     #[test]
     fn rates_and_remaining_time() {
-        let (mut viewer, start) = (Viewer::default(), Instant::now());
+        let (mut viewer, start) = (Viewer::new(LagUnit::Changes), Instant::now());
         assert_eq!(viewer.view(start, &progress(0)).eta_seconds, None);
         let view = viewer.view(start + Duration::from_secs(1), &progress(2000));
         assert_eq!((view.rows_per_second, view.eta_seconds), (2000, Some(4)));
@@ -221,15 +254,15 @@ mod tests {
     #[test]
     fn a_counter_that_begins_anew_gives_no_wild_rate() {
         let (mut rate, start) = (Rate::default(), Instant::now());
-        rate.per_second(start, 5000);
-        assert_eq!(rate.per_second(start + Duration::from_secs(1), 10), 0);
+        rate.sample(start, 5000);
+        assert_eq!(rate.sample(start + Duration::from_secs(1), 10), 0);
     }
 
     #[test]
     fn samples_are_bounded() {
         let (mut rate, start) = (Rate::default(), Instant::now());
         for ms in 0..1000 {
-            rate.per_second(start + Duration::from_millis(ms), ms);
+            rate.sample(start + Duration::from_millis(ms), ms);
         }
         assert!(rate.samples.len() <= SAMPLES_MAX + 1);
     }

@@ -68,8 +68,8 @@ fn copy_then_changes_then_nothing_left_behind() {
 
     source
         .execute_batch(
-            "UPDATE users SET email = 'x' WHERE id = 1; UPDATE users SET id = 9000 WHERE id = 2;
-             DELETE FROM notes WHERE user_id = 3; INSERT INTO notes VALUES (4, 2, 'new');",
+            "DELETE FROM notes WHERE user_id IN (2, 3); INSERT INTO notes VALUES (4, 2, 'new');
+             UPDATE users SET email = 'x' WHERE id = 1; UPDATE users SET id = 9000 WHERE id = 2;",
         )
         .unwrap();
     let ended = run(&room, &[]).ends_with(0);
