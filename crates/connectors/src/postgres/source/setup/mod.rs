@@ -56,7 +56,8 @@ impl Streams for PostgresSource {
             None => (slot::make(&self.pool, &session, &name).await?, true),
         };
         failpoint::hit("slot_made")?;
-        let (identity, end, barrier) = standing(&session).await?;
+        let (identity, end) = standing(&session).await?;
+        let barrier = wait::barrier(&session).await?;
         self.pool.give(session);
         Ok(Origin {
             confirmed: confirmed.position(),
@@ -85,7 +86,7 @@ impl Streams for PostgresSource {
 
     async fn end(&self) -> Result<Position> {
         let session = self.pool.take().await?;
-        let (_, end, _) = standing(&session).await?;
+        let (_, end) = standing(&session).await?;
         self.pool.give(session);
         Ok(end.position())
     }
@@ -119,22 +120,21 @@ impl Streams for PostgresSource {
     }
 }
 
-/// What identifies the log, its end, and the number that every transaction running now is below.
+/// What identifies the log, and its end.
 ///
 /// The timeline is that of the place where WAL is written now; the control file's would lag behind a promotion.
-async fn standing(session: &Session) -> Result<(String, Lsn, String)> {
+async fn standing(session: &Session) -> Result<(String, Lsn)> {
     let sql = "
         SELECT (SELECT system_identifier::text FROM pg_control_system()), here.lsn::text,
                ('x' || substr(pg_walfile_name(here.lsn), 1, 8))::bit(32)::int,
-               current_setting('wal_block_size')::int8, pg_size_bytes(current_setting('wal_segment_size')),
-               pg_snapshot_xmax(pg_current_snapshot())::text
+               current_setting('wal_block_size')::int8, pg_size_bytes(current_setting('wal_segment_size'))
         FROM (SELECT pg_current_wal_insert_lsn() AS lsn) here";
     let row = session.query_one(sql, &[]).await;
     let row = row.map_err(|e| error::from_client(e, "reading the end of the log"))?;
     let end: Lsn = row.get::<_, &str>(1).parse()?;
     let (page, segment) = (row.get::<_, i64>(3).unsigned_abs(), row.get::<_, i64>(4).unsigned_abs());
     let identity = format!("{}/{}", row.get::<_, &str>(0), row.get::<_, i32>(2));
-    Ok((identity, before_header(end, page, segment)?, row.get(5)))
+    Ok((identity, before_header(end, page, segment)?))
 }
 
 /// The insert position skips a page's header before anything stands on the page: no record ends there, and what has been

@@ -6,7 +6,16 @@ use crate::postgres::connect::Session;
 use crate::postgres::error;
 use crate::postgres::source::pool::Pool;
 
-/// Who still runs of those transactions that ran when `barrier` (a snapshot's xmax) was read; `None` if nobody does.
+/// A number above that of every transaction that runs now.
+///
+/// A snapshot's xmax would not do: it is one above the newest transaction that has *ended*, and one that runs may be above
+/// it. A number of our own is, so it costs one.
+pub(super) async fn barrier(session: &Session) -> Result<String> {
+    let row = session.query_one("SELECT pg_current_xact_id()::text", &[]).await;
+    Ok(row.map_err(|e| error::from_client(e, "reading the newest transaction's number"))?.get(0))
+}
+
+/// Who still runs of those transactions that ran when `barrier` was read; `None` if nobody does.
 pub(super) async fn blocker(session: &Session, barrier: &str) -> Result<Option<String>> {
     let barrier: u64 = barrier
         .parse()

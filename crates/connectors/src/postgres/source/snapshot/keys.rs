@@ -7,16 +7,18 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use bytes::BytesMut;
-use postgres_protocol::IsNull as WireNull;
-use syncline_core::{Carriage, Error, ReadMark, Result, TableSchema};
-use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
+use syncline_core::{Carriage, Column, Error, ReadMark, Result, TableSchema};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::postgres::connect::Session;
 use crate::postgres::source::pool::Pool;
 use crate::postgres::source::typed::{self, ColumnDecoder};
 use crate::postgres::{error, quote};
+
+/// Keys asked for before the first answer is awaited.
+const PIPELINED_MAX: usize = 256;
 
 /// Reads the rows of `keys` in one snapshot.
 pub(super) async fn read(
@@ -39,9 +41,19 @@ pub(super) async fn read(
     );
     session.batch_execute(&opening).await.map_err(failed)?;
     let mark = session.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(failed)?;
-    let parameters = parameters(table, keys)?;
-    let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
-    let rows = session.query(&statement(table, only, &equals), &parameters).await.map_err(failed)?;
+    let statement = session.prepare(&statement(table, only, &equals)).await.map_err(failed)?;
+    let mut rows = Vec::with_capacity(keys.num_rows());
+    for first in (0..keys.num_rows()).step_by(PIPELINED_MAX) {
+        let last = keys.num_rows().min(first + PIPELINED_MAX);
+        let values = (first..last).map(|row| parameters(table, keys, row)).collect::<Result<Vec<_>>>()?;
+        let found = values.iter().map(|key| {
+            let key: Vec<&(dyn ToSql + Sync)> =
+                key.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+            let (session, statement) = (&session, &statement);
+            async move { session.query(statement, &key).await }
+        });
+        rows.extend(futures::future::try_join_all(found).await.map_err(failed)?.into_iter().flatten());
+    }
     session.batch_execute("COMMIT").await.map_err(failed)?;
     pool.give(session);
     let mut decoders = table.columns.iter().map(ColumnDecoder::new).collect::<Result<Vec<_>>>()?;
@@ -74,81 +86,53 @@ async fn equal_operators(session: &Session, table: &TableSchema) -> Result<Vec<S
     Ok(rows.iter().map(|row| operator(row.get(0))).collect())
 }
 
+/// Finds the row of one key. Not a join with arrays of keys: there is no array of arrays.
 fn statement(table: &TableSchema, only: &str, equals: &[String]) -> String {
-    let value = |column: &syncline_core::Column| {
+    let value = |column: &Column| {
         let name = quote::ident(&column.name);
         match column.carriage {
-            Carriage::Native => format!("t.{name}"),
+            Carriage::Native => name,
             Carriage::NativeText | Carriage::Typed => {
-                format!("CASE WHEN num_nonnulls(t.{name}) = 1 THEN format('%s', t.{name}) END")
+                format!("CASE WHEN num_nonnulls({name}) = 1 THEN format('%s', {name}) END")
             }
         }
     };
     let values: Vec<String> = table.columns.iter().map(value).collect();
-    let (mut arrays, mut names, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, &column) in table.row_key.iter().enumerate() {
+    let condition = |(place, &column): (usize, &usize)| {
         let column = &table.columns[column];
-        let (name, number) = (quote::ident(&column.name), place + 1);
+        let text = if column.carriage == Carriage::Native { "" } else { "::text" };
         let equal = equals.get(place).map_or("=", String::as_str);
-        names.push(format!("k{number}"));
-        if column.carriage == Carriage::Native {
-            arrays.push(format!("${number}::{}[]", column.native_type));
-            conditions.push(format!("t.{name} {equal} k.k{number}"));
-        } else {
-            arrays.push(format!("${number}::text[]"));
-            conditions.push(format!("t.{name} {equal} k.k{number}::{}", column.native_type));
-        }
-    }
-    format!(
-        "SELECT {} FROM {only}{} AS t JOIN unnest({}) AS k({}) ON {}",
-        values.join(", "),
-        quote::table(&table.id),
-        arrays.join(", "),
-        names.join(", "),
-        conditions.join(" AND ")
-    )
+        format!("{} {equal} ${}{text}::{}", quote::ident(&column.name), place + 1, column.native_type)
+    };
+    let conditions: Vec<String> = table.row_key.iter().enumerate().map(condition).collect();
+    let name = quote::table(&table.id);
+    format!("SELECT {} FROM {only}{name} WHERE {}", values.join(", "), conditions.join(" AND "))
 }
 
-/// One array per key column.
-fn parameters(table: &TableSchema, keys: &RecordBatch) -> Result<Vec<WireArray>> {
+/// The values of one key.
+fn parameters(table: &TableSchema, keys: &RecordBatch, row: usize) -> Result<Vec<WireValue>> {
     if table.row_key.is_empty() || keys.num_columns() != table.row_key.len() {
         return Err(Error::bug("rows are asked for by something else than the row key").with_table(&table.id));
     }
-    let column = |(column, array): (&usize, &arrow_array::ArrayRef)| {
-        let typed = table.columns[*column].carriage == Carriage::Typed;
-        let value = |row: usize| {
-            if typed {
-                return typed::key_text(array, row);
-            }
-            let bytes = array.as_binary_opt::<i32>();
-            let bytes = bytes.ok_or_else(|| Error::bug("a key column is not carried as its table says"))?;
-            Ok(bytes.is_valid(row).then(|| bytes.value(row).to_vec()))
-        };
-        Ok(WireArray((0..array.len()).map(value).collect::<Result<_>>()?))
+    let value = |(column, array): (&usize, &ArrayRef)| {
+        if table.columns[*column].carriage == Carriage::Typed {
+            return typed::key_text(array, row).map(WireValue);
+        }
+        let bytes = array.as_binary_opt::<i32>();
+        let bytes = bytes.ok_or_else(|| Error::bug("a key column is not carried as its table says"))?;
+        Ok(WireValue(bytes.is_valid(row).then(|| bytes.value(row).to_vec())))
     };
-    table.row_key.iter().zip(keys.columns()).map(column).collect()
+    table.row_key.iter().zip(keys.columns()).map(value).collect()
 }
 
-/// Values in the wire form of an array's element.
+/// A value that is in wire form already.
 #[derive(Debug)]
-struct WireArray(Vec<Option<Vec<u8>>>);
+struct WireValue(Option<Vec<u8>>);
 
-impl ToSql for WireArray {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        let Kind::Array(element) = ty.kind() else { return Err("the parameter is not an array".into()) };
-        let dimension =
-            postgres_protocol::types::ArrayDimension { len: i32::try_from(self.0.len())?, lower_bound: 1 };
-        postgres_protocol::types::array_to_sql(
-            Some(dimension),
-            element.oid(),
-            &self.0,
-            |value, out| {
-                let Some(value) = value else { return Ok(WireNull::Yes) };
-                out.extend_from_slice(value);
-                Ok(WireNull::No)
-            },
-            out,
-        )?;
+impl ToSql for WireValue {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        let Some(value) = &self.0 else { return Ok(IsNull::Yes) };
+        out.extend_from_slice(value);
         Ok(IsNull::No)
     }
 

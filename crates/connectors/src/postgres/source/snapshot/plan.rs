@@ -1,4 +1,4 @@
-//! How a table is cut into chunks. Pure, apart from nothing: what must be asked of the server is asked before.
+//! How a table is cut into chunks. Pure: what must be asked of the server is asked before.
 //!
 //! - *Key ranges*, each read in a snapshot of its own, where the key's order can be reproduced exactly and the table lies
 //!   in that order, or where asked for. A restart goes on with the gaps.
@@ -250,7 +250,7 @@ mod tests {
                 id: TableId::new("s", format!("t{n}")), node: 1, blocks, bytes: blocks * 8192,
             };
             let leaves: Vec<Leaf> = sizes.iter().enumerate().map(leaf).collect();
-            let survey = Survey { partitioned: true, leaves, key: None };
+            let survey = Survey { leaves, key: None };
             let table = TableSchema {
                 id: TableId::new("s", "t"), columns: vec![], row_key: vec![], version: 1, rows_estimated: None, native: None,
             };
