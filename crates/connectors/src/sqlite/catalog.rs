@@ -15,6 +15,7 @@ pub(super) struct Table {
     /// `CREATE TABLE …`, as the application wrote it.
     pub(super) sql: String,
     pub(super) without_rowid: bool,
+    pub(super) strict: bool,
     /// All columns, generated and hidden ones too.
     pub(super) columns: Vec<TableColumn>,
     /// The declared primary key, in its own order.
@@ -86,7 +87,8 @@ impl Table {
             .iter()
             .map(|c| serde_json::json!([c.name, c.declared, c.not_null, c.stored, c.key_place]))
             .collect();
-        serde_json::json!({ "columns": columns, "without_rowid": self.without_rowid }).to_string()
+        serde_json::json!({ "columns": columns, "without_rowid": self.without_rowid, "strict": self.strict })
+            .to_string()
     }
 }
 
@@ -113,19 +115,20 @@ pub(super) fn strings(conn: &Connection, sql: &str, params: &[&dyn rusqlite::ToS
 pub(super) fn table(conn: &Connection, name: &str) -> Result<Option<Table>> {
     let found = conn
         .prepare_cached(
-            "SELECT s.name, s.sql, l.wr FROM main.sqlite_schema s
+            "SELECT s.name, s.sql, l.wr, l.strict FROM main.sqlite_schema s
              JOIN pragma_table_list l ON l.schema = 'main' AND l.name = s.name
              WHERE s.type = 'table' AND s.name = ?1 COLLATE NOCASE AND l.type = 'table'",
         )
         .and_then(|mut statement| {
             statement
                 .query_row([name], |row| {
-                    Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?))
+                    let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
+                    Ok((name, sql, row.get::<_, bool>(2)?, row.get::<_, bool>(3)?))
                 })
                 .optional()
         })
         .during("reading the catalogue")?;
-    let Some((name, sql, without_rowid)) = found else { return Ok(None) };
+    let Some((name, sql, without_rowid, strict)) = found else { return Ok(None) };
     let columns = columns(conn, &name)?;
     let indexes = indexes(conn, &name)?;
     let key_index = indexes.iter().find(|index| index.origin == "pk");
@@ -145,7 +148,7 @@ pub(super) fn table(conn: &Connection, name: &str) -> Result<Option<Table>> {
     }
     let unique = indexes.iter().filter(|index| index.unique).map(IndexRow::to_unique).collect();
     let indexes = indexes.into_iter().filter_map(|index| index.sql.map(|sql| (index.name, sql))).collect();
-    Ok(Some(Table { name, sql, without_rowid, columns, key, integer_key, unique, indexes }))
+    Ok(Some(Table { name, sql, without_rowid, strict, columns, key, integer_key, unique, indexes }))
 }
 
 fn own_collation(conn: &Connection, table: &str, column: &str) -> Result<String> {

@@ -20,6 +20,8 @@ pub(super) struct Definition {
     pub(super) indexes: Vec<(String, String)>,
     /// UNIQUE constraints stand in the CREATE TABLE statement, where nobody can add them afterwards.
     pub(super) inline_unique: bool,
+    /// Types are enforced, and ANY means any.
+    pub(super) strict: bool,
     /// [`Table::shape`] at the source, when it was discovered.
     pub(super) shape: String,
 }
@@ -36,6 +38,7 @@ impl Definition {
             sql,
             indexes: table.indexes.iter().filter(kept).cloned().collect(),
             inline_unique: table.unique.iter().any(|index| index.inline && !index.key),
+            strict: table.strict,
             shape: table.shape(),
         })
     }

@@ -4,13 +4,14 @@
 //! |---|---|
 //! | `url`, `connect`, `error`, `quote` | paths, connections off the runtime's threads, result code → kind, quoting |
 //! | `value`, `rows`, `cells` | the native form of a value, rows → Arrow, Arrow → values |
-//! | `ddl`, `catalog`, `unique`, `definition` | what a table is, exactly, and which rows cannot stand beside each other |
+//! | `affinity`, `ddl`, `catalog`, `unique`, `definition` | what a table is, exactly, and which rows cannot stand beside each other |
 //! | `source` | [`Source`](syncline_core::Source): catalogue, check, snapshot, capture by triggers, stream |
 //! | `destination` | [`Destination`](syncline_core::Destination): lock, bookkeeping, definitions, loads |
 //!
 //! What we leave in a source file works with every SQLite of the last ten years: its own users may be older than our
 //! library, so no newer syntax or function stands in a trigger or table there.
 
+mod affinity;
 mod catalog;
 mod cells;
 mod connect;

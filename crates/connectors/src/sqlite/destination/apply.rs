@@ -67,7 +67,9 @@ impl Applied {
                 format!("{} rows that the source does not have hold unique values that it has", keys.len()),
             )
             .with_table(table)
-            .with_remedy("delete these rows at the destination, or sync the table anew with --prepare recreate")),
+            .with_remedy(
+                "delete these rows at the destination, or sync the table anew with --prepare recreate",
+            )),
         }
     }
 }
@@ -100,6 +102,7 @@ impl<'a> Work<'a> {
         for at in 0..rows.num_rows() {
             for (place, (column, array)) in self.table().columns.iter().zip(rows.columns()).enumerate() {
                 let cell = cells::cell(column, array, at)?;
+                self.plan.accept(place, value_ref(&cell))?;
                 insert.raw_bind_parameter(place + 1, &cell).during(DOING)?;
             }
             match insert.raw_execute() {
@@ -145,8 +148,12 @@ impl<'a> Work<'a> {
                 }
                 Some(None) => {
                     self.applied.counts.rereads += 1;
-                    let keys: Vec<_> =
-                        self.table().row_key.iter().map(|&column| batch.rows.column(column).clone()).collect();
+                    let keys: Vec<_> = self
+                        .table()
+                        .row_key
+                        .iter()
+                        .map(|&column| batch.rows.column(column).clone())
+                        .collect();
                     self.applied.missing.push((self.table().id.clone(), RowKey::of(&keys, row)?));
                     continue;
                 }
@@ -189,9 +196,8 @@ impl<'a> Work<'a> {
     }
 
     fn key<'b>(&self, batch: &'b ChangeBatch, row: usize) -> Result<Vec<Cell<'b>>> {
-        let part = |&column: &usize| {
-            cells::cell(&self.table().columns[column], batch.rows.column(column), row)
-        };
+        let part =
+            |&column: &usize| cells::cell(&self.table().columns[column], batch.rows.column(column), row);
         let key: Vec<_> = self.table().row_key.iter().map(part).collect::<Result<_>>()?;
         whole(key)
     }
@@ -236,7 +242,9 @@ impl<'a> Work<'a> {
     /// A change of a displaced row has come.
     fn settle(&mut self, key: &[Cell<'_>]) -> bool {
         match self.applied.displaced.get_mut(&self.plan.table.id) {
-            Some(displaced) if !displaced.is_empty() => displaced.remove(&key_bytes(key.iter().map(value_ref))),
+            Some(displaced) if !displaced.is_empty() => {
+                displaced.remove(&key_bytes(key.iter().map(value_ref)))
+            }
             _ => false,
         }
     }
@@ -247,6 +255,7 @@ impl<'a> Work<'a> {
             self.table().row_key.iter().map(|&column| Cell::Borrowed(value_ref(&row[column]))).collect();
         let key = whole(key)?;
         self.settle(&key);
+        self.accept(row)?;
         let present = {
             let mut statement = self.statement(&self.plan.select)?;
             let mut rows = statement.query(rusqlite::params_from_iter(&key)).during(DOING)?;
@@ -273,6 +282,10 @@ impl<'a> Work<'a> {
         Ok(true)
     }
 
+    fn accept(&self, row: &[Cell<'_>]) -> Result<()> {
+        row.iter().enumerate().try_for_each(|(column, cell)| self.plan.accept(column, value_ref(cell)))
+    }
+
     /// Deletes the rows that cannot stand beside this one, and remembers them.
     fn displace(&mut self, row: &[Cell<'_>]) -> Result<()> {
         for sql in &self.plan.displace {
@@ -288,8 +301,11 @@ impl<'a> Work<'a> {
             }
         }
         if self.applied.displaced_bytes > DISPLACED_BYTES_MAX {
-            return Err(Error::new(ErrorKind::Data, "too many rows exchange unique values in one transaction")
-                .with_remedy("sync the table anew with --prepare recreate"));
+            return Err(Error::new(
+                ErrorKind::Data,
+                "too many rows exchange unique values in one transaction",
+            )
+            .with_remedy("sync the table anew with --prepare recreate"));
         }
         Ok(())
     }
@@ -303,7 +319,9 @@ impl<'a> Work<'a> {
                     self.empty()?;
                     true
                 }
-                Operation::Delete => self.delete_one(&cells::row(self.table(), columns.clone(), &batch.rows, row)?)?,
+                Operation::Delete => {
+                    self.delete_one(&cells::row(self.table(), columns.clone(), &batch.rows, row)?)?
+                }
                 Operation::Insert | Operation::Upsert | Operation::Update => {
                     let mut new = cells::row(self.table(), columns.clone(), &batch.rows, row)?;
                     if let (Some(place), Some(old)) = (batch.old_row(row), &batch.old) {
@@ -314,6 +332,7 @@ impl<'a> Work<'a> {
                             new[column] = old[column].clone();
                         }
                     }
+                    self.accept(&new)?;
                     let mut insert = self.statement(&self.plan.insert)?;
                     insert.execute(rusqlite::params_from_iter(&new)).during(DOING)?;
                     true

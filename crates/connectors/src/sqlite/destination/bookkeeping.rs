@@ -112,7 +112,9 @@ pub(super) fn other_owner(
 /// The checkpoint of a pipeline. To be called in a transaction.
 pub(super) fn read(conn: &Connection, pipeline: &PipelineName) -> Result<Checkpoint> {
     let origin = conn
-        .query_row("SELECT origin FROM _syncline_pipelines WHERE name = ?1", [pipeline.as_str()], |row| row.get(0))
+        .query_row("SELECT origin FROM _syncline_pipelines WHERE name = ?1", [pipeline.as_str()], |row| {
+            row.get(0)
+        })
         .during(READING)?;
     let mut lanes = BTreeMap::new();
     each(conn, "SELECT lane, position FROM _syncline_lanes WHERE pipeline = ?1", pipeline, |row| {
@@ -140,7 +142,8 @@ pub(super) fn read(conn: &Connection, pipeline: &PipelineName) -> Result<Checkpo
         add(state.ok_or_else(|| Error::conflict("the ledger names a table that is not the pipeline's"))?);
         Ok(())
     };
-    let sql = "SELECT schema_name, name, n, key_range, mark, row_count FROM _syncline_chunks WHERE pipeline = ?1";
+    let sql =
+        "SELECT schema_name, name, n, key_range, mark, row_count FROM _syncline_chunks WHERE pipeline = ?1";
     each(conn, sql, pipeline, |row| {
         let n: u32 = row.get(2).during(READING)?;
         let (range, mark) = (row.get(3).during(READING)?, row.get(4).during(READING)?);
@@ -220,7 +223,8 @@ impl Writer<'_> {
 
     fn advance(&self, lane: &Lane, from: &Position, to: &Position) -> Result<()> {
         let misfit = || Misfit(format!("lane {lane} does not stand at {from}"));
-        let sql = "UPDATE _syncline_lanes SET position = ?4 WHERE pipeline = ?1 AND lane = ?2 AND position = ?3";
+        let sql =
+            "UPDATE _syncline_lanes SET position = ?4 WHERE pipeline = ?1 AND lane = ?2 AND position = ?3";
         let moved = self.run(sql, (self.pipeline, lane.to_text(), from.as_bytes(), to.as_bytes()))?;
         fits(moved == 1 && to >= from, misfit)
     }
@@ -325,14 +329,22 @@ mod tests {
         let table = (0_u8..2).prop_map(|n| TableId::new("main", format!("t{n}")));
         let lane = prop_oneof![Just(Lane::Main), table.clone().prop_map(Lane::Table)];
         let at = prop_oneof![Just(Position::start()), (0_u64..3).prop_map(Position::from_u64)];
-        let phase = prop_oneof![Just(TablePhase::Snapshot), Just(TablePhase::Closing), Just(TablePhase::Consistent)];
+        let phase =
+            prop_oneof![Just(TablePhase::Snapshot), Just(TablePhase::Closing), Just(TablePhase::Consistent)];
         let keys = proptest::collection::vec((0_u8..3).prop_map(|n| RowKey(Box::new([n; 1]))), 0..3);
         prop_oneof![
-            (lane.clone(), at.clone(), at.clone()).prop_map(|(lane, from, to)| Change::Advance { lane, from, to }),
+            (lane.clone(), at.clone(), at.clone()).prop_map(|(lane, from, to)| Change::Advance {
+                lane,
+                from,
+                to
+            }),
             (lane.clone(), at.clone()).prop_map(|(lane, at)| Change::Open { lane, at }),
             (lane, at).prop_map(|(lane, at)| Change::Close { lane, at }),
-            (table.clone(), phase, 0_u32..3)
-                .prop_map(|(table, phase, generation)| Change::Mark { table, phase, generation }),
+            (table.clone(), phase, 0_u32..3).prop_map(|(table, phase, generation)| Change::Mark {
+                table,
+                phase,
+                generation
+            }),
             (table.clone(), 0_u32..3, 0_u32..3).prop_map(|(table, generation, n)| {
                 let entry = ChunkEntry { range: format!("r{n}"), mark: "m".into(), rows: 7 };
                 Change::Chunk { table, generation, n, entry }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use syncline_core::{Error, Finding, Result, SchemaMap, Severity, TableId, TableSchema};
 
+use super::super::OURS;
 use super::super::catalog;
 use super::super::connect::open_reader;
 use super::super::definition::Definition;
 use super::super::error::During;
-use super::super::OURS;
 use super::{prepare, refuse_other_schemas};
 
 /// All findings.
@@ -86,9 +86,15 @@ fn existing_table(conn: &Connection, table: &TableSchema, findings: &mut Vec<Fin
         return Ok(());
     }
     let (severity, what) = if capture.is_empty() {
-        (Severity::Note, "they do not fire for rows that are loaded: what they did at the source comes with its rows")
+        (
+            Severity::Note,
+            "they do not fire for rows that are loaded: what they did at the source comes with its rows",
+        )
     } else {
-        (Severity::Warning, "they fire for rows that are loaded, because the table is the source of another pipeline")
+        (
+            Severity::Warning,
+            "they fire for rows that are loaded, because the table is the source of another pipeline",
+        )
     };
     findings.push(Finding {
         severity,

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use syncline_core::{
-    Change, Delta, Durable, Error, ErrorKind, Load, LoadIdentity, Part, Result, failpoint,
-};
+use syncline_core::{Change, Delta, Durable, Error, ErrorKind, Load, LoadIdentity, Part, Result, failpoint};
 use tokio::runtime::Handle;
 
 use super::super::connect::blocking;
@@ -50,7 +48,9 @@ impl SqliteLoad {
             State::Gathering { parts, .. } => (parts, None),
             State::Writing(writing) => (Vec::new(), Some(writing)),
             State::Broken => {
-                return Err(Error::bug("a load goes on after a call of it failed").context(self.identity.to_string()));
+                return Err(
+                    Error::bug("a load goes on after a call of it failed").context(self.identity.to_string())
+                );
             }
         };
         parts.extend(more);
@@ -122,7 +122,9 @@ fn commit(writing: Writing, session: &Inner, delta: &Delta) -> Result<Durable> {
     if let (false, Some((table, _))) = (delta.reread_missing, applied.missing.first()) {
         return Err(Error::new(ErrorKind::Data, "changes without all columns have no row to complete them")
             .with_table(table)
-            .with_remedy("rows are missing at the destination: sync the table anew with --prepare recreate"));
+            .with_remedy(
+                "rows are missing at the destination: sync the table anew with --prepare recreate",
+            ));
     }
     for (table, key) in &applied.missing {
         let add = Change::AddReread { table: table.clone(), keys: vec![key.clone()] };

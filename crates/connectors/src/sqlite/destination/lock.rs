@@ -16,7 +16,10 @@ use syncline_core::{Error, Holder, PipelineName, Result};
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A held lock; dropped, it is released.
-pub(super) struct Lock {
+pub(super) struct Lock(LockFile);
+
+/// The file, whoever holds it.
+struct LockFile {
     file: File,
     path: PathBuf,
 }
@@ -31,10 +34,11 @@ pub(super) fn take(database: &Path, pipeline: &PipelineName, holder: Option<&Hol
     let until = Instant::now() + WAIT_MAX;
     loop {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut lock = Lock { file: open.map_err(failed)?, path: path.clone() };
-        match lock.file.try_lock() {
-            Ok(()) if lock.is_current() => {
-                lock.name(holder).map_err(failed)?;
+        let mut file = LockFile { file: open.map_err(failed)?, path: path.clone() };
+        match file.file.try_lock() {
+            Ok(()) if file.is_current() => {
+                let mut lock = Lock(file);
+                lock.0.name(holder).map_err(failed)?;
                 return Ok(lock);
             }
             // Its holder released and removed it between our two calls.
@@ -42,8 +46,8 @@ pub(super) fn take(database: &Path, pipeline: &PipelineName, holder: Option<&Hol
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => {}
         }
-        let held_by = lock.holder();
-        if held_by.as_ref().is_some_and(is_gone) && lock.is_current() {
+        let held_by = file.holder();
+        if held_by.as_ref().is_some_and(is_gone) && file.is_current() {
             std::fs::remove_file(&path).map_err(failed)?;
         } else if Instant::now() >= until {
             return Err(refused(pipeline, held_by.as_ref()));
@@ -53,7 +57,7 @@ pub(super) fn take(database: &Path, pipeline: &PipelineName, holder: Option<&Hol
     }
 }
 
-impl Lock {
+impl LockFile {
     /// Whether this file is the one that stands at the path.
     fn is_current(&self) -> bool {
         match (self.file.metadata(), std::fs::metadata(&self.path)) {
@@ -80,9 +84,9 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.is_current() {
-            // Left behind, it is only an empty file that the next holder takes.
-            let _ = std::fs::remove_file(&self.path);
+        if self.0.is_current() {
+            // Left behind, it is only a file that the next holder takes.
+            let _ = std::fs::remove_file(&self.0.path);
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use syncline_core::{Error, ErrorKind, Result, TableSchema};
+use rusqlite::types::ValueRef;
+use syncline_core::{Carriage, Column, Error, ErrorKind, Result, TableSchema};
 
+use super::super::affinity::Affinity;
 use super::super::catalog::{self, Table};
 use super::super::quote::{ident, idents};
 use super::super::unique::UniqueIndex;
@@ -12,6 +14,8 @@ use super::super::unique::UniqueIndex;
 /// The statements for a table. Unless said otherwise `?1` and on are all columns in the schema's order.
 pub(super) struct Plan {
     pub(super) table: Arc<TableSchema>,
+    /// What each column does to native values.
+    pub(super) affinities: Vec<Affinity>,
     pub(super) insert: String,
     /// All columns of the row with a key; `?1` and on are the key.
     pub(super) select: String,
@@ -27,9 +31,27 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Refuses a value that would not stay what it is.
+    pub(super) fn accept(&self, column: usize, value: ValueRef<'_>) -> Result<()> {
+        if self.affinities[column].keeps(value) {
+            return Ok(());
+        }
+        let column = &self.table.columns[column];
+        let class = value.data_type().to_string().to_lowercase();
+        Err(Error::new(
+            ErrorKind::Data,
+            format!(
+                "column {} is declared {} and holds a value of storage class {class}, which SQLite itself would convert",
+                column.name, column.native_type
+            ),
+        )
+        .with_remedy("the source's schema was edited by hand: rewrite the column there with UPDATE … SET c = c, then run again"))
+    }
+
     /// Looks at the table in the destination's file.
     pub(super) fn new(conn: &Connection, table: &Arc<TableSchema>) -> Result<Self> {
-        let gone = || Error::new(ErrorKind::Data, "the table is not at the destination").with_table(&table.id);
+        let gone =
+            || Error::new(ErrorKind::Data, "the table is not at the destination").with_table(&table.id);
         let found = catalog::table(conn, &table.id.name)?.ok_or_else(gone)?;
         let name = ident(&found.name);
         let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
@@ -37,10 +59,17 @@ impl Plan {
         let params: Vec<_> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
         let by_key = key_condition(&found, table, |part| part + 1);
         let outside = (0..columns.len()).filter(|column| !table.row_key.contains(column));
-        let sets: Vec<_> = outside.map(|column| format!("{} = ?{}", ident(columns[column]), column + 1)).collect();
+        let sets: Vec<_> =
+            outside.map(|column| format!("{} = ?{}", ident(columns[column]), column + 1)).collect();
         let by_key_in_row = key_condition(&found, table, |part| table.row_key[part] + 1);
         let keyed = table.has_row_key();
+        let affinity = |column: &Column| match (column.carriage, found.column(&column.name)) {
+            (Carriage::Native, Some(there)) => Affinity::of(&there.declared, found.strict),
+            // Typed values are stored in the published form, whatever the user's own table makes of it.
+            _ => Affinity::Blob,
+        };
         Ok(Self {
+            affinities: table.columns.iter().map(affinity).collect(),
             insert: format!("INSERT OR ABORT INTO {name} ({all}) VALUES ({})", params.join(", ")),
             select: format!("SELECT {all} FROM {name} WHERE {by_key}"),
             update: (keyed && !sets.is_empty())
@@ -112,7 +141,7 @@ fn displacements(found: &Table, table: &TableSchema, own_key: &str) -> Vec<Strin
 }
 
 fn delete_one(found: &Table, table: &TableSchema) -> String {
-    let part = |(place, column): (usize, &syncline_core::Column)| {
+    let part = |(place, column): (usize, &Column)| {
         let (column, param) = (ident(&column.name), format!("?{}", place + 1));
         format!("{column} IS {param} COLLATE BINARY AND typeof({column}) = typeof({param})")
     };

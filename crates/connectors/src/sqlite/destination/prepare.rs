@@ -11,6 +11,7 @@ use syncline_core::{
     Carriage, Column, DataType, Error, PipelineName, Prepare, Prepared, Result, TableSchema,
 };
 
+use super::super::affinity::Affinity;
 use super::super::catalog::{self, Table};
 use super::super::definition::Definition;
 use super::super::error::During;
@@ -47,8 +48,9 @@ pub(super) fn prepare(
             return create(conn, table).map(|()| Prepared::Empty);
         }
         None if has_rows => {
-            return Err(Error::configuration("the table exists at the destination and has rows")
-                .with_remedy(CHOICES));
+            return Err(
+                Error::configuration("the table exists at the destination and has rows").with_remedy(CHOICES)
+            );
         }
         None | Some(Prepare::Truncate | Prepare::Keep) => {}
     }
@@ -101,33 +103,18 @@ fn declared(column: &Column) -> &'static str {
     }
 }
 
-/// What SQLite does to a value that is stored in a column of this declared type.
-fn affinity(declared: &str) -> &'static str {
-    let upper = declared.to_ascii_uppercase();
-    let has = |words: &[&str]| words.iter().any(|word| upper.contains(word));
-    if has(&["INT"]) {
-        "INTEGER"
-    } else if has(&["CHAR", "CLOB", "TEXT"]) {
-        "TEXT"
-    } else if upper.is_empty() || upper == "ANY" || has(&["BLOB"]) {
-        "BLOB"
-    } else if has(&["REAL", "FLOA", "DOUB"]) {
-        "REAL"
-    } else {
-        "NUMERIC"
-    }
-}
-
 fn refuse_misfit(found: &Table, table: &TableSchema) -> Result<()> {
     let misfit = |what: String| {
         Err(Error::configuration(format!("the table exists at the destination, but {what}"))
             .with_remedy("correct it there, or choose --prepare recreate"))
     };
+    let strict = Definition::of(table)?.is_some_and(|definition| definition.strict);
     for column in &table.columns {
         let native = column.carriage == Carriage::Native;
+        let source = Affinity::of(&column.native_type, strict);
         match found.column(&column.name).filter(|there| there.stored) {
             None => return misfit(format!("column {} is not in it", column.name)),
-            Some(there) if native && affinity(&there.declared) != affinity(&column.native_type) => {
+            Some(there) if native && Affinity::of(&there.declared, found.strict) != source => {
                 return misfit(format!("column {} would convert values of the source", column.name));
             }
             Some(_) => {}

@@ -91,7 +91,9 @@ impl Pages {
         let mut builder = RowsBuilder::new(&self.table);
         let sql = self.first.take().unwrap_or_else(|| self.sql.clone());
         let mut statement = conn.prepare_cached(&sql).during(doing)?;
-        let mut rows = statement.query(rusqlite::params_from_iter(params.into_iter().map(ToSqlOutput::Borrowed))).during(doing)?;
+        let mut rows = statement
+            .query(rusqlite::params_from_iter(params.into_iter().map(ToSqlOutput::Borrowed)))
+            .during(doing)?;
         while let Some(row) = rows.next().during(doing)? {
             builder.push(row)?;
             if builder.bytes() >= BATCH_BYTES {
