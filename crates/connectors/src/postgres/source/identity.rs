@@ -54,14 +54,10 @@ fn of_stored(
                 "ALTER TABLE {name} REPLICA IDENTITY DEFAULT; if it has a primary key, or exclude no column of it"
             ),
         ),
-        Identity::Full(_)
-            if version >= GENERATED_IN_IDENTITY && relation.attributes.iter().any(|a| a.is_generated()) =>
-        {
-            report(
-                "its replica identity is FULL and it has generated columns: every UPDATE and DELETE of it would fail",
-                format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT; with a primary key"),
-            )
-        }
+        Identity::Full(_) if version >= GENERATED_IN_IDENTITY && relation.has_generated() => report(
+            "its replica identity is FULL and it has generated columns: every UPDATE and DELETE of it would fail",
+            format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT; with a primary key"),
+        ),
         Identity::Full(_) => None,
         Identity::Index(columns) if columns.iter().any(|c| excluded.contains(c.as_str())) => report(
             "an excluded column belongs to its replica identity: every UPDATE and DELETE of it would fail",

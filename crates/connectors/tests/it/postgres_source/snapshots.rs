@@ -198,8 +198,10 @@ async fn small_tables_of_every_kind_are_one_chunk_and_hold_nothing() {
         assert_eq!(rows.len(), count, "{name}");
     }
     let table = world.table("parent").await;
-    let chunks = plan(world.snapshots(), &table, &ledger(1), ALONE).await;
-    assert_eq!(read(world.snapshots(), &table, &chunks[0]).await.0.len(), 1, "without its children");
+    for options in [STREAMED, ALONE] {
+        let chunks = plan(world.snapshots(), &table, &ledger(1), options).await;
+        assert_eq!(read(world.snapshots(), &table, &chunks[0]).await.0.len(), 1, "without its children");
+    }
     let held = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'
                 AND application_name = 'syncline/source'";
     assert_eq!(world.texts(held).await, Vec::<String>::new());

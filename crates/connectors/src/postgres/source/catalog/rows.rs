@@ -136,6 +136,11 @@ impl Attribute {
 }
 
 impl Relation {
+    /// Whether the table computes any of its columns.
+    pub(in crate::postgres::source) fn has_generated(&self) -> bool {
+        self.attributes.iter().any(Attribute::is_generated)
+    }
+
     /// The columns that are read: not excluded and not generated.
     pub(in crate::postgres::source) fn carried<'a>(
         &'a self,

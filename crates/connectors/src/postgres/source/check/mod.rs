@@ -141,7 +141,7 @@ fn of_streaming(relation: &Relation, excluded: &BTreeSet<&str>, server: &Server)
 /// What is good to know of a table.
 fn notes(relation: &Relation, streamed: bool) -> Vec<Finding> {
     let mut notes = Vec::new();
-    if relation.attributes.iter().any(|a| a.is_generated()) {
+    if relation.has_generated() {
         let message = "its generated columns are computed at the destination, not copied";
         notes.push(finding(Severity::Note, "generated_columns", &relation.id, message, None));
     }

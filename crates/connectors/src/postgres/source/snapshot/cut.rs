@@ -84,7 +84,7 @@ impl Cutter {
                 range => parts.push((range, mark)),
             }
         }
-        Ok(Self { table: table.clone(), marks, chunks: Chunks::of(parts)?, rereads })
+        Ok(Self { table: table.clone(), marks, chunks: Chunks::of(&parts)?, rereads })
     }
 
     /// The verdict over one key.
@@ -132,7 +132,7 @@ impl Cutter {
 }
 
 impl Chunks {
-    fn of(parts: Vec<(Range, usize)>) -> Result<Self> {
+    fn of(parts: &[(Range, usize)]) -> Result<Self> {
         let misfit = || {
             Error::conflict("the chunks of its ledger do not go together")
                 .with_remedy("start the table's snapshot anew: drop the pipeline and run it again")
@@ -154,7 +154,7 @@ impl Chunks {
             Range::Keys { order, .. } => {
                 let order = *order;
                 let mut ranges = Vec::with_capacity(parts.len());
-                for (range, mark) in &parts {
+                for (range, mark) in parts {
                     let Range::Keys { order: o, from, to } = range else { return Err(misfit()) };
                     if *o != order {
                         return Err(misfit());

@@ -56,10 +56,17 @@ pub(super) struct Snapshotter {
 /// How a table of this process is being read.
 struct Plan {
     generation: u32,
-    /// The table's leading key, for key ranges.
-    key: Option<LeadingKey>,
-    /// All chunks and their common snapshot, where they have one.
-    one: Option<OneSnapshot>,
+    way: Way,
+}
+
+/// In which way.
+enum Way {
+    /// Ranges of its leading key.
+    Keys(LeadingKey),
+    /// As one chunk: of the table itself, or of all partitions below it.
+    Whole { partitioned: bool },
+    /// All chunks in their common snapshot.
+    One(OneSnapshot),
 }
 
 struct OneSnapshot {
@@ -107,7 +114,7 @@ impl Snapshotter {
             }
             Range::Blocks { .. } => {
                 let plan = self.plan_of(&table.id).filter(|plan| plan.generation == state.generation);
-                Ok(match plan.as_ref().and_then(|plan| plan.one.as_ref()) {
+                Ok(match plan.as_ref().and_then(|plan| plan.one_snapshot()) {
                     Some(one) if !one.holder.is_lost() && same_snapshot(one, state) => {
                         ChunkPlan::Chunks(one.remaining(state))
                     }
@@ -144,7 +151,7 @@ impl Snapshotter {
         let first_n = state.chunks.last_key_value().map_or(0, |(n, _)| n + 1);
         let rows = table.rows_estimated.unwrap_or_default();
         let chunks = plan::key_ranges(key.order, &bounds, loaded, rows, first_n)?;
-        self.remember(&table.id, Plan { generation: state.generation, key: Some(key.clone()), one: None });
+        self.remember(&table.id, Plan { generation: state.generation, way: Way::Keys(key.clone()) });
         Ok(ChunkPlan::Chunks(chunks))
     }
 
@@ -194,7 +201,13 @@ impl Snapshotter {
         let plan = match plan::choose(&survey, options, state.generation) {
             Mode::Keys => self.plan_keys(&session, table, state, &survey, &[]).await?,
             Mode::Whole => {
-                self.remember(&table.id, Plan { generation: state.generation, key: None, one: None });
+                self.remember(
+                    &table.id,
+                    Plan {
+                        generation: state.generation,
+                        way: Way::Whole { partitioned: survey.partitioned },
+                    },
+                );
                 let range = Range::Whole.to_text()?;
                 let rows_estimated = table.rows_estimated.unwrap_or_default();
                 ChunkPlan::Chunks(vec![Chunk { n: first_n, range, rows_estimated }])
@@ -206,13 +219,22 @@ impl Snapshotter {
                 } else {
                     self.shared()
                 };
-                let one = Some(OneSnapshot { holder, chunks: chunks.clone() });
-                self.remember(&table.id, Plan { generation: state.generation, key: None, one });
+                let way = Way::One(OneSnapshot { holder, chunks: chunks.clone() });
+                self.remember(&table.id, Plan { generation: state.generation, way });
                 ChunkPlan::Chunks(chunks)
             }
         };
         self.pool.give(session);
         Ok(plan)
+    }
+}
+
+impl Plan {
+    fn one_snapshot(&self) -> Option<&OneSnapshot> {
+        match &self.way {
+            Way::One(one) => Some(one),
+            Way::Keys(_) | Way::Whole { .. } => None,
+        }
     }
 }
 
@@ -251,25 +273,24 @@ impl Snapshots for Snapshotter {
             plan.ok_or_else(|| Error::bug("a chunk is read that was not planned").with_table(&table.id))?;
         let range = Range::parse(&chunk.range)?;
         let leaf;
-        let (relation, rows, snapshot, node) = match &range {
-            Range::Whole => (&table.id, Rows::WithDescendants, None, None),
-            Range::Keys { order, from, to } => {
-                let column = plan.key.as_ref().map(|key| key.column.as_str());
-                let column = column.ok_or_else(|| Error::bug("a chunk of keys of a table without a key"))?;
-                let rows = Rows::Keys { column, order: *order, from: from.as_deref(), to: to.as_deref() };
-                (&table.id, rows, None, None)
+        let (relation, rows, snapshot, node) = match (&range, &plan.way) {
+            (Range::Whole, Way::Whole { partitioned: true }) => (&table.id, Rows::WithPartitions, None, None),
+            (Range::Whole, Way::Whole { partitioned: false }) => {
+                (&table.id, Rows::Blocks { from: None, to: None }, None, None)
             }
-            Range::Blocks { leaf: name, node, from, to, .. } => {
+            (Range::Keys { order, from, to }, Way::Keys(key)) => {
+                let (from, to) = (from.as_deref(), to.as_deref());
+                (&table.id, Rows::Keys { column: &key.column, order: *order, from, to }, None, None)
+            }
+            (Range::Blocks { leaf: name, node, from, to, .. }, Way::One(one)) => {
                 leaf = range::leaf_id(name);
-                let one =
-                    plan.one.as_ref().ok_or_else(|| Error::bug("a chunk of blocks without a snapshot"))?;
                 if one.holder.is_lost() {
                     return Ok(ChunkRead::StartOver(LOST.to_owned()));
                 }
                 let held = one.holder.held().await?;
                 (&leaf, Rows::Blocks { from: *from, to: *to }, Some(held.name.as_str()), Some(*node))
             }
-            Range::Rows { .. } => return Err(Error::bug("a re-read is not read as a chunk")),
+            _ => return Err(Error::bug("a chunk is not of the table's present plan").with_table(&table.id)),
         };
         let request = Request { table, relation, rows, snapshot, node };
         Ok(match read::begin(&self.pool, &request).await? {
@@ -303,7 +324,7 @@ impl Snapshots for Snapshotter {
     }
 
     fn reads_one_snapshot(&self, table: &TableId) -> bool {
-        self.plan_of(table).is_some_and(|plan| plan.one.is_some())
+        self.plan_of(table).is_some_and(|plan| plan.one_snapshot().is_some())
     }
 
     async fn finish(&self, table: &TableId) {

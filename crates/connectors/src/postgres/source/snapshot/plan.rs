@@ -250,7 +250,7 @@ mod tests {
                 id: TableId::new("s", format!("t{n}")), node: 1, blocks, bytes: blocks * 8192,
             };
             let leaves: Vec<Leaf> = sizes.iter().enumerate().map(leaf).collect();
-            let survey = Survey { leaves, key: None };
+            let survey = Survey { partitioned: true, leaves, key: None };
             let table = TableSchema {
                 id: TableId::new("s", "t"), columns: vec![], row_key: vec![], version: 1, rows_estimated: None, native: None,
             };

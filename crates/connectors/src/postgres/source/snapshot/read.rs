@@ -34,8 +34,8 @@ pub(super) struct Request<'a> {
 
 /// Which rows of a relation.
 pub(super) enum Rows<'a> {
-    /// All of it, and of what is below it.
-    WithDescendants,
+    /// All of it, and of its partitions.
+    WithPartitions,
     /// Those of the relation itself in these blocks.
     Blocks { from: Option<u64>, to: Option<u64> },
     /// Those of the relation itself in this range of a column.
@@ -95,7 +95,7 @@ pub(super) async fn begin(pool: &Pool, request: &Request<'_>) -> Result<Begun> {
 /// Everything before the rows, in one round trip.
 fn opening(request: &Request<'_>) -> String {
     let name = quote::table(request.relation);
-    let only = if matches!(request.rows, Rows::WithDescendants) { "" } else { "ONLY " };
+    let only = if matches!(request.rows, Rows::WithPartitions) { "" } else { "ONLY " };
     let snapshot = request.snapshot.map_or_else(String::new, |snapshot| {
         format!("SET TRANSACTION SNAPSHOT {};", quote::literal(snapshot))
     });
@@ -117,7 +117,7 @@ fn copy_statement(request: &Request<'_>) -> String {
     let name = quote::table(request.relation);
     let form = copy_form(request.table);
     let what = match &request.rows {
-        Rows::WithDescendants => format!("(SELECT {columns} FROM {name})"),
+        Rows::WithPartitions => format!("(SELECT {columns} FROM {name})"),
         // COPY of a table by name reads that table only, and faster than through a query.
         Rows::Blocks { from: None, to: None } | Rows::Keys { from: None, to: None, .. } => {
             format!("{name} ({columns})")
@@ -129,7 +129,7 @@ fn copy_statement(request: &Request<'_>) -> String {
 
 fn predicate(rows: &Rows<'_>) -> String {
     let (low, high) = match rows {
-        Rows::WithDescendants => (None, None),
+        Rows::WithPartitions => (None, None),
         Rows::Blocks { from, to } => (
             from.map(|block| format!("ctid >= '({block},0)'::tid")),
             to.map(|block| format!("ctid < '({block},0)'::tid")),

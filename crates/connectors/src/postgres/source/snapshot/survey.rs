@@ -11,6 +11,7 @@ use crate::postgres::error;
 /// A table as it lies on disk.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
+    pub(super) partitioned: bool,
     /// What holds the rows: the table itself, or its leaf partitions.
     pub(super) leaves: Vec<Leaf>,
     /// The first column of the row key, if its order can be reproduced exactly.
@@ -84,7 +85,7 @@ pub(super) async fn survey(session: &Session, table: &Arc<TableSchema>) -> Resul
         Some(&column) if !partitioned => leading_key(session, table, oid, column).await?,
         _ => None,
     };
-    Ok(Survey { leaves: leaves.collect(), key })
+    Ok(Survey { partitioned, leaves: leaves.collect(), key })
 }
 
 /// A text column sorts by bytes if its collation, or the database's where it has none of its own, is C; a database's
