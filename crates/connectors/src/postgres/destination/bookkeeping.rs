@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Checkpoint, ChunkEntry, Error, ErrorKind, Lane, PipelineName, Position, Result, RowKey, TableId,
-    TablePhase, TableState,
+    Checkpoint, ChunkEntry, Error, Lane, PipelineName, Position, Result, RowKey, TableId, TablePhase,
+    TableState,
 };
 use tokio_postgres::{Client, Row};
 
@@ -283,29 +283,35 @@ pub(super) async fn registered(
     Ok(row.map(|row| Registered { created: row.get(0), kept: row.get(1) }))
 }
 
-/// Refuses a table of the destination that another pipeline loads.
+/// Refuses a table of the destination that another pipeline loads, or another table of the same one. `own`: who asks,
+/// and for which of its tables; without it every owner is another one.
 ///
 /// # Errors
-/// Configuration that names the pipeline.
+/// Configuration that names the owner.
 pub(super) async fn refuse_foreign_owner(
     client: &Client,
-    pipeline: Option<&PipelineName>,
+    own: Option<(&PipelineName, &TableId)>,
     target: &TableId,
 ) -> Result<()> {
-    let sql = "SELECT pipeline FROM syncline.tables \
-        WHERE destination_schema = $1 AND destination_name = $2 AND pipeline <> $3";
-    let own = pipeline.map_or("", PipelineName::as_str);
+    let sql = "SELECT schema, name, pipeline FROM syncline.tables \
+        WHERE destination_schema = $1 AND destination_name = $2";
     let row = client
-        .query_opt(sql, &[&target.schema, &target.name, &own])
+        .query_opt(sql, &[&target.schema, &target.name])
         .await
         .map_err(|error| from_client(error, "reading the bookkeeping"))?;
-    let Some(owner) = row.map(|row| row.get::<_, String>(0)) else { return Ok(()) };
-    Err(Error::new(
-        ErrorKind::Configuration,
-        format!("the destination's table belongs to pipeline `{owner}`"),
-    )
-    .with_table(target)
-    .with_remedy(format!(
-        "choose another schema with --schema-map, or drop that pipeline: syncline drop {owner}"
-    )))
+    let Some(row) = row else { return Ok(()) };
+    let (table, owner) = (table_of(&row), row.get::<_, String>(2));
+    match own {
+        Some((pipeline, asking)) if pipeline.as_str() == owner && *asking == table => Ok(()),
+        Some((pipeline, asking)) if pipeline.as_str() == owner => {
+            Err(Error::configuration(format!("{table} and {asking} would be one table at the destination"))
+                .with_table(target)
+                .with_remedy("give their schemas different names with --schema-map, or exclude one of them"))
+        }
+        _ => Err(Error::configuration(format!("the destination's table belongs to pipeline `{owner}`"))
+            .with_table(target)
+            .with_remedy(format!(
+                "choose another schema with --schema-map, or drop that pipeline: syncline drop {owner}"
+            ))),
+    }
 }

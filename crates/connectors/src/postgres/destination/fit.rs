@@ -59,14 +59,15 @@ pub(super) fn misfits(
     if !existing.is_table() {
         return vec!["it is not a table".to_owned()];
     }
-    let mut misfits: Vec<String> = table
-        .columns
-        .iter()
-        .filter_map(|column| {
-            let expected = expected_type(column, definition, renaming);
-            column_misfit(column, &expected, existing.column(&column.name))
-        })
-        .collect();
+    let mut misfits = type_misfits(table, definition, renaming, existing);
+    // A key may be null in the schema of a source whose primary keys do not forbid it; ours do, and stop such a row.
+    let strict = table.columns.iter().enumerate().filter(|(number, column)| {
+        let there = existing.column(&column.name);
+        column.nullable && !table.row_key.contains(number) && there.is_some_and(|there| there.not_null)
+    });
+    misfits.extend(strict.map(|(_, column)| {
+        format!("column `{}` is not null at the destination and may be null at the source", column.name)
+    }));
     let unfed = existing.columns.iter().filter(|there| {
         there.not_null
             && !there.has_default
@@ -79,14 +80,25 @@ pub(super) fn misfits(
     misfits
 }
 
+/// The columns that cannot take every value as it is, one line each.
+pub(super) fn type_misfits(
+    table: &TableSchema,
+    definition: Option<&Definition>,
+    renaming: &Renaming<'_>,
+    existing: &Existing,
+) -> Vec<String> {
+    let misfit = |column: &Column| {
+        let expected = expected_type(column, definition, renaming);
+        column_misfit(column, &expected, existing.column(&column.name))
+    };
+    table.columns.iter().filter_map(misfit).collect()
+}
+
 fn column_misfit(column: &Column, expected: &str, there: Option<&ExistingColumn>) -> Option<String> {
     let name = &column.name;
     let Some(there) = there else { return Some(format!("column `{name}` is missing")) };
     if there.generated {
         return Some(format!("column `{name}` is generated at the destination"));
-    }
-    if column.nullable && there.not_null {
-        return Some(format!("column `{name}` is not null at the destination and may be null at the source"));
     }
     let fits = accepts(expected, &there.sql_type)
         || there.domain_of.as_deref().is_some_and(|base| accepts(expected, base));

@@ -1,6 +1,7 @@
 //! A table before its first chunk: created, emptied, kept, or refused.
 //!
-//! One transaction under the fence. Whatever is there before stays unless `recreate` was asked for; what cannot stand during
+//! One transaction that checks the fence first, to fail early, and last, where it counts: holding the fence's row while a
+//! large table is emptied would stop the heartbeat. Whatever is there before stays unless `recreate` was asked for; what cannot stand during
 //! the window is set aside ([`super::set_aside`]).
 
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub(super) async fn prepare(
     let client = lease.client()?;
     begin(client, pipeline).await?;
     let definition = ddl::definition_of(table)?;
-    bookkeeping::refuse_foreign_owner(client, Some(&pipeline.name), &target).await?;
+    bookkeeping::refuse_foreign_owner(client, Some((&pipeline.name, &table.id)), &target).await?;
     let existing = existing::read(client, &target).await?;
     let renaming = Renaming::new(&pipeline.map, definition.as_ref());
     let owner = Owner { pipeline: &pipeline.name, table: &table.id, target: &target };
@@ -67,6 +68,7 @@ pub(super) async fn prepare(
         (Some(existing), None) => work.adopt(&existing, before).await?,
     };
     bookkeeping::register(client, &pipeline.name, &table.id, &target, registered).await?;
+    check_fence(client, pipeline).await?;
     let committed = client.batch_execute("COMMIT").await;
     committed.map_err(|error| from_client(error, "preparing a table").with_table(&table.id))?;
     drop(work);
@@ -74,12 +76,12 @@ pub(super) async fn prepare(
     Ok(if registered.kept { Prepared::HasRows } else { Prepared::Empty })
 }
 
-/// Begins a transaction for definitions, under the fence until its end.
+/// Begins a transaction for definitions.
 pub(super) async fn begin(client: &Client, pipeline: &Pipeline) -> Result<()> {
     let failed = |error| from_client(error, "preparing a table");
     client.batch_execute("BEGIN").await.map_err(failed)?;
     client.batch_execute(LOCK).await.map_err(failed)?;
-    check_fence(client, pipeline).await
+    bookkeeping::is_ours(client, &pipeline.name, pipeline.fence).await
 }
 
 /// Checks the fence in the client's transaction, and keeps it until its end.

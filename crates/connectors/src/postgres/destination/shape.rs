@@ -12,15 +12,22 @@ use tokio_postgres::Client;
 
 use super::super::error::from_client;
 use super::super::quote::{ident, table as quoted};
-use super::bookkeeping;
 use super::encode::{WireType, oid, wire_type};
 use super::existing::{self, Existing, ExistingColumn};
+use super::rename::Renaming;
 use super::session::Pipeline;
+use super::{bookkeeping, ddl, fit};
 
 /// How long a shape is believed.
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// Bytes a row is taken to have where the server has not counted a table's rows yet.
 const ROW_BYTES_ASSUMED: u32 = 64;
+
+/// Raises an error unless the table has the columns that a shape says. COPY takes bytes for whatever type a column has by
+/// then, so this runs after it, in its transaction: the lock that COPY took keeps the table as it is.
+pub(super) const VERIFY: &str = "SELECT syncline.require((SELECT string_agg(a.attname || ' ' || a.atttypid, ',' \
+    ORDER BY a.attname) FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped) \
+    = $2::text)";
 
 /// A destination's table as loads see it.
 #[derive(Debug)]
@@ -28,6 +35,9 @@ pub(super) struct Shape {
     pub(super) table: Arc<TableSchema>,
     /// Quoted, qualified.
     pub(super) target: String,
+    /// Its OID, and every column with the OID of its type, as [`VERIFY`] compares them.
+    pub(super) oid: u32,
+    pub(super) signature: String,
     /// One for each column of the table's schema.
     pub(super) columns: Vec<LoadColumn>,
     /// For each column of the row key the operator under which an index finds it; `None` if there is no such index.
@@ -90,7 +100,9 @@ impl Shape {
     }
 
     fn same_as(&self, other: &Self) -> bool {
-        self.columns == other.columns
+        self.oid == other.oid
+            && self.signature == other.signature
+            && self.columns == other.columns
             && self.key_operators == other.key_operators
             && self.touchy == other.touchy
             && self.referenced == other.referenced
@@ -146,11 +158,12 @@ impl Shapes {
     /// # Errors
     /// As any read.
     pub(super) async fn changed(&self, client: &Client, pipeline: &Pipeline, shape: &Shape) -> Result<bool> {
-        let changed = !read(client, pipeline, &shape.table).await?.same_as(shape);
+        let now = read(client, pipeline, &shape.table).await;
+        let changed = now.as_ref().map_or(true, |now| !now.same_as(shape));
         if changed {
             self.forget(&shape.table.id);
         }
-        Ok(changed)
+        now.map(|_| changed)
     }
 }
 
@@ -162,10 +175,13 @@ async fn read(client: &Client, pipeline: &Pipeline, table: &Arc<TableSchema>) ->
             .with_remedy("drop the pipeline and sync again with --prepare recreate")
     })?;
     let registered = bookkeeping::registered(client, &pipeline.name, &table.id).await?.unwrap_or_default();
+    still_fits(pipeline, table, &existing)?;
     let columns = columns(table, &existing)?;
     let key: Vec<&str> = table.row_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
     Ok(Shape {
         target: quoted(&target),
+        oid: existing.oid,
+        signature: signature(&existing),
         touchy: touchy(table, &existing, &columns, &key),
         key_operators: key_operators(&existing, &key),
         columns,
@@ -176,6 +192,24 @@ async fn read(client: &Client, pipeline: &Pipeline, table: &Arc<TableSchema>) ->
         read_at: Instant::now(),
         table: Arc::clone(table),
     })
+}
+
+/// Natively carried bytes mean nothing without their type, so a column that was changed stops its table.
+fn still_fits(pipeline: &Pipeline, table: &TableSchema, existing: &Existing) -> Result<()> {
+    let definition = ddl::definition_of(table)?;
+    let renaming = Renaming::new(&pipeline.map, definition.as_ref());
+    let misfits = fit::type_misfits(table, definition.as_ref(), &renaming, existing);
+    if misfits.is_empty() {
+        return Ok(());
+    }
+    let what = format!("the destination's table does not fit any more: {}", misfits.join("; "));
+    Err(Error::configuration(what).with_table(&table.id).with_remedy("change the table back as said"))
+}
+
+fn signature(existing: &Existing) -> String {
+    let mut columns: Vec<_> = existing.columns.iter().map(|column| (&column.name, column.type_oid)).collect();
+    columns.sort();
+    columns.iter().map(|(name, oid)| format!("{name} {oid}")).collect::<Vec<_>>().join(",")
 }
 
 fn columns(table: &TableSchema, existing: &Existing) -> Result<Vec<LoadColumn>> {

@@ -49,7 +49,7 @@ impl Case {
             for unique in [true, false] {
                 let Some(world) = World::new().await else { return };
                 let mut held = world.held("p").await;
-                let t = table(("public", "t"), &[("id", "int4"), ("u", "text"), ("big", "text")], 1);
+                let t = table(("public", "t"), &[("id", "integer"), ("u", "text"), ("big", "text")], 1);
                 held.ready(&t).await;
                 if unique {
                     world.sql("CREATE UNIQUE INDEX ON t (u)").await;
@@ -212,7 +212,7 @@ fn int_key(number: i32) -> RowKey {
 async fn missing_rows_go_on_the_re_read_list_in_the_same_commit() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text"), ("big", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text"), ("big", "text")], 1);
     held.ready(&t).await;
     let durable = held.load(&t, &[vec![update(&["7", "g", "~"])]]).await.unwrap();
     let id = TableId::new("public", "t");
@@ -244,7 +244,7 @@ async fn rows_that_are_the_same_are_not_written() {
     for way in WAYS {
         let Some(world) = World::new().await else { return };
         let mut held = world.held("p").await;
-        let t = table(("public", "t"), &[("id", "int4"), ("n", "numeric"), ("j", "json")], 1);
+        let t = table(("public", "t"), &[("id", "integer"), ("n", "numeric"), ("j", "json")], 1);
         held.ready(&t).await;
         let start = [["1", "1.0", "{\"a\":1}"], ["2", "2", "{}"], ["3", "3", "[]"]];
         held.load(&t, &[start.iter().map(|row| insert(row)).collect()]).await.unwrap();
@@ -280,7 +280,7 @@ async fn truncate_comes_first_and_counts_as_one() {
     for way in WAYS {
         let Some(world) = World::new().await else { return };
         let mut held = world.held("p").await;
-        let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+        let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
         held.ready(&t).await;
         held.load(&t, &[vec![insert(&["1", "a"]), insert(&["2", "b"])]]).await.unwrap();
         let changes = [truncate(), insert(&["2", "bb"])];
@@ -295,7 +295,7 @@ async fn truncate_comes_first_and_counts_as_one() {
 async fn a_referenced_table_is_emptied_too() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
     world
@@ -312,7 +312,7 @@ async fn a_referenced_table_is_emptied_too() {
 async fn parts_apply_in_order_inside_one_commit() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
     held.ready(&t).await;
     let many = Way::Staged.fill(&[update(&["1", "b"])], |n| vec![n.to_string(), "x".into()]);
     let again = Way::Staged.fill(&[update(&["1", "c"])], |n| vec![n.to_string(), "y".into()]);
@@ -325,7 +325,7 @@ async fn parts_apply_in_order_inside_one_commit() {
 async fn new_rows_that_are_there_already_are_merged() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
     held.ready(&t).await;
     world.sql("INSERT INTO t VALUES (1000300, 'mine')").await;
     let part =
@@ -361,7 +361,7 @@ async fn trap_21_identity_always_and_generated_columns() {
 async fn tables_without_a_key_take_exactly_one_equal_row() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("a", "int4"), ("j", "json")], 0);
+    let t = table(("public", "t"), &[("a", "integer"), ("j", "json")], 0);
     held.ready(&t).await;
     let row = ["1", "{}"];
     held.load(&t, &[vec![insert(&row), insert(&row), insert(&row), insert(&["2", "NULL"])]]).await.unwrap();
@@ -386,7 +386,7 @@ async fn tables_without_a_key_take_exactly_one_equal_row() {
 async fn a_table_changed_meanwhile_is_tried_again_and_bad_data_is_not() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1", "a"]), insert(&["2", "b"])]]).await.unwrap();
     world.sql("CREATE UNIQUE INDEX ON t (u)").await;
@@ -405,7 +405,7 @@ async fn a_table_changed_meanwhile_is_tried_again_and_bad_data_is_not() {
 async fn a_destination_without_the_key_is_refused_with_the_statement() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("u", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("u", "text")], 1);
     held.ready(&t).await;
     world.sql("ALTER TABLE t DROP CONSTRAINT t_pkey").await;
     held.session.finish(&t, FinishStep::ForeignKeys).await.unwrap();

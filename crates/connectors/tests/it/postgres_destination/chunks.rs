@@ -159,3 +159,21 @@ async fn a_key_that_the_rows_do_not_allow_is_a_data_error() {
     let error = held.session.finish(&t, FinishStep::Key).await.unwrap_err();
     assert_eq!((error.kind(), error.table()), (ErrorKind::Data, Some(&t.id)));
 }
+
+#[tokio::test]
+async fn trap_copy_meets_the_columns_it_was_meant_for() {
+    let Some(world) = World::new().await else { return };
+    let mut held = world.held("p").await;
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "bigint")], 1);
+    held.prepare(&t, None).await;
+    held.open_table(&t).await;
+    load(&held, &t, 0, vec![held.rows(&t, &[&["1", "1"]]).await]).await.unwrap();
+    // The same eight bytes are a time to this type, and COPY would take them for one.
+    world.sql("ALTER TABLE t ALTER v TYPE timestamp USING NULL").await;
+    let row = held.rows(&t, &[&["2", "2"]]).await;
+    let error = load(&held, &t, 1, vec![row.clone()]).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Retriable | ErrorKind::Configuration), "{error:?}");
+    let error = load(&held, &t, 1, vec![row]).await.unwrap_err();
+    assert_eq!((error.kind(), error.table()), (ErrorKind::Configuration, Some(&t.id)));
+    assert_eq!(world.rows("SELECT * FROM t").await, ["(1,)"]);
+}

@@ -356,3 +356,15 @@ async fn a_user_who_may_not_switch_triggers_off_can_still_load() {
     session.close().await;
     helper.session.close().await;
 }
+
+#[tokio::test]
+async fn two_tables_that_would_become_one_are_refused() {
+    let Some(world) = World::new().await else { return };
+    let map = SchemaMap(vec![("a".into(), "c".into()), ("b".into(), "c".into())]);
+    let held = world.held_mapped("p", map).await;
+    let of = |schema| table((schema, "t"), &[("id", "integer")], 1);
+    held.prepare(&of("a"), None).await;
+    let error = held.session.prepare(&of("b"), Some(Prepare::Recreate)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("a.t") && error.to_string().contains("b.t"), "{error}");
+}

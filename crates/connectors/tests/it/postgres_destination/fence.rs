@@ -53,7 +53,7 @@ async fn trap_25_an_older_holder_changes_nothing() {
     let Some(world) = World::new().await else { return };
     let name = PipelineName::new("p").unwrap();
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("v", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
     let part = held.part(&t, &[insert(&["2", "b"])]).await;
@@ -84,7 +84,7 @@ async fn trap_25_an_older_holder_changes_nothing() {
 async fn a_delta_that_does_not_fit_takes_its_data_back() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("v", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
     let before = held.session.checkpoint().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_delta_that_does_not_fit_takes_its_data_back() {
 async fn a_checkpoint_is_what_its_deltas_say() {
     let Some(world) = World::new().await else { return };
     let held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4")], 1);
+    let t = table(("public", "t"), &[("id", "integer")], 1);
     held.prepare(&t, None).await;
     let id = t.id.clone();
     let place = Position::from_u64;
@@ -177,7 +177,7 @@ async fn a_checkpoint_is_what_its_deltas_say() {
 async fn a_dropped_load_is_rolled_back_and_frees_its_rows() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("v", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
     let mut load = held.session.begin(&held.identity(LoadKind::Bookkeeping)).await.unwrap();
@@ -193,7 +193,7 @@ async fn a_dropped_load_is_rolled_back_and_frees_its_rows() {
 async fn a_lost_connection_before_the_commit_is_retriable_and_leaves_nothing() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("v", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
     held.ready(&t).await;
     let mut load = held.session.begin(&held.identity(LoadKind::Bookkeeping)).await.unwrap();
     let many: Vec<_> = (0..600).map(|n: i32| insert(&[&n.to_string(), "x"])).collect();
@@ -216,7 +216,7 @@ async fn forgetting_pipelines_leaves_the_tables_and_nothing_else() {
     let name = |name: &str| PipelineName::new(name).unwrap();
     destination.drop_pipeline(&name("never")).await.unwrap();
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4")], 1);
+    let t = table(("public", "t"), &[("id", "integer")], 1);
     held.ready(&t).await;
     held.load(&t, &[vec![insert(&["1"])]]).await.unwrap();
     let other = world.held("q").await;

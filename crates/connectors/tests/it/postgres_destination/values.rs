@@ -14,24 +14,24 @@ use syncline_core::{
 use super::world::{Say, World, counts, defined, delete, insert, moved, table, update, upsert};
 
 const TYPES: &[(&str, &str)] = &[
-    ("int2", "-32768"),
-    ("int8", "9223372036854775807"),
+    ("smallint", "-32768"),
+    ("bigint", "9223372036854775807"),
     ("numeric", "-123456789012345678901234567890.000100"),
     ("numeric(10,2)", "1.50"),
-    ("float4", "1.1"),
-    ("float8", "NaN"),
-    ("bool", "t"),
+    ("real", "1.1"),
+    ("double precision", "NaN"),
+    ("boolean", "t"),
     ("text", "a\tb\\\n\"'ü"),
-    ("varchar(5)", "ab   "),
-    ("char(5)", "ab"),
+    ("character varying(5)", "ab   "),
+    ("character(5)", "ab"),
     ("\"char\"", "x"),
     ("name", "n"),
     ("bytea", "\\x00ff"),
     ("date", "infinity"),
-    ("time", "23:59:59.999999"),
-    ("timetz", "12:00:00+02"),
-    ("timestamp", "-infinity"),
-    ("timestamptz", "2024-02-29 12:00:00.000001+00"),
+    ("time without time zone", "23:59:59.999999"),
+    ("time with time zone", "12:00:00+02"),
+    ("timestamp without time zone", "-infinity"),
+    ("timestamp with time zone", "2024-02-29 12:00:00.000001+00"),
     ("interval", "1 mon -3 days 00:00:01"),
     ("uuid", "00000000-0000-0000-0000-000000000001"),
     ("json", "{\"b\": 1,  \"a\":2}"),
@@ -39,13 +39,13 @@ const TYPES: &[(&str, &str)] = &[
     ("inet", "10.0.0.1/8"),
     ("macaddr", "08:00:2b:01:02:03"),
     ("bit(3)", "101"),
-    ("varbit", "10101"),
+    ("bit varying", "10101"),
     ("money", "$1.50"),
     ("point", "(1,2)"),
     ("xml", "<a/>"),
     ("tsvector", "'a':1"),
     ("int4range", "[1,5)"),
-    ("int4[]", "{{1,2},{3,NULL}}"),
+    ("integer[]", "{{1,2},{3,NULL}}"),
     ("text[]", "{a,\"b,c\",NULL}"),
     ("pg_lsn", "16/B374D848"),
 ];
@@ -60,7 +60,7 @@ async fn every_built_in_type_by_arrays_staging_and_copy() {
             let types: Vec<_> =
                 TYPES.iter().filter(|(sql_type, _)| with_arrays || !sql_type.ends_with("[]")).collect();
             let names: Vec<String> = (0..types.len()).map(|n| format!("v{n}")).collect();
-            let mut columns = vec![("id", "int4")];
+            let mut columns = vec![("id", "integer")];
             columns.extend(names.iter().map(String::as_str).zip(types.iter().map(|(sql_type, _)| *sql_type)));
             let t = table(("public", if with_arrays { "a" } else { "t" }), &columns, 1);
             held.ready(&t).await;
@@ -174,7 +174,7 @@ async fn keys_with_a_collation_or_an_operator_of_their_own() {
 async fn trap_21_nul_bytes_and_broken_text_are_refused_by_table() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("v", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
     held.ready(&t).await;
     for bad in [&b"a\0b"[..], b"\xff"] {
         let part = held.part(&t, &[insert(&["1", "x"])]).await;
@@ -193,7 +193,7 @@ async fn trap_21_nul_bytes_and_broken_text_are_refused_by_table() {
 async fn large_absent_values_are_not_written_again() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;
-    let t = table(("public", "t"), &[("id", "int4"), ("n", "int4"), ("big", "text")], 1);
+    let t = table(("public", "t"), &[("id", "integer"), ("n", "integer"), ("big", "text")], 1);
     held.ready(&t).await;
     world.sql("ALTER TABLE t ALTER big SET STORAGE EXTERNAL").await;
     let big = "x".repeat(500_000);

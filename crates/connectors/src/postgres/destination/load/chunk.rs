@@ -112,7 +112,7 @@ impl PostgresLoad {
             Err(error) => return Err(self.failed(&shape, error, "copying a chunk").await),
         };
         self.tally.loaded += rows;
-        let Some(stage) = stage else { return Ok(()) };
+        let Some(stage) = stage else { return self.verify(&shape).await };
         let sql = if pieces == Pieces::Rows { Sql::new(&shape) } else { Sql::exact(&shape) };
         let from = stage::quoted(&stage);
         let statement = if self.is_kept(&shape) && shape.key_operators.is_some() {

@@ -73,7 +73,7 @@ impl PostgresLoad {
         match copy(self, &sql, &readers, rows).await? {
             Ok(copied) => {
                 self.tally.applied += copied;
-                Ok(())
+                self.verify(shape).await
             }
             Err(error) => Err(self.failed(shape, error, "copying rows").await),
         }

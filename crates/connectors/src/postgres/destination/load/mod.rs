@@ -36,7 +36,7 @@ use super::flight::{self, Answer, Request};
 use super::prepare::empty_statement;
 use super::session::Pipeline;
 use super::sessions::{Lease, Purpose};
-use super::shape::Shape;
+use super::shape::{Shape, VERIFY};
 
 /// Parameters that may wait for the commit.
 const WAITING_BYTES_MAX: usize = 4 << 20;
@@ -194,6 +194,13 @@ impl PostgresLoad {
         self.missing.push((shape.table.id.clone(), key));
     }
 
+    /// Lets the proof wait that COPY met the columns it was meant for.
+    async fn verify(&mut self, shape: &Arc<Shape>) -> Result<()> {
+        let params =
+            vec![flight::Param::bytes(&shape.oid.to_be_bytes()), flight::Param::text(&shape.signature)];
+        self.wait(shape, VERIFY, params, Expects::Nothing).await
+    }
+
     /// Runs statements that answer nothing of interest.
     async fn batch(&mut self, shape: &Arc<Shape>, sql: &str, doing: &str) -> Result<()> {
         self.flush().await?;
@@ -223,6 +230,7 @@ impl PostgresLoad {
                     .with_code(code)
                     .with_source(error)
             }
+            Err(misfit) if misfit.kind() == ErrorKind::Configuration => misfit.with_source(error),
             Ok(false) | Err(_) => error,
         }
     }

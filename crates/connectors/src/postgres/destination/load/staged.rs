@@ -86,7 +86,10 @@ impl PostgresLoad {
         self.batch(shape, "SAVEPOINT part", "writing changes").await?;
         let (applied, rereads, missing) = (self.tally.applied, self.tally.rereads, self.missing.len());
         match self.write_straight(shape, batch, sorted, &stage).await {
-            Ok(()) => self.batch(shape, "RELEASE SAVEPOINT part", "writing changes").await,
+            Ok(()) => {
+                self.verify(shape).await?;
+                self.batch(shape, "RELEASE SAVEPOINT part", "writing changes").await
+            }
             Err(Failure::Other(error)) => Err(error),
             Err(Failure::Collision(_)) => {
                 self.batch(shape, "ROLLBACK TO SAVEPOINT part", "writing changes").await?;
