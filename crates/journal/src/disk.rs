@@ -50,10 +50,10 @@ struct Range {
 }
 
 /// Reads on from a cursor, up to [`FILL_BYTES`] or the end of what is durable in one segment. Blocks.
-pub(crate) fn fill(shared: &Shared, cursor: Cursor, resume: Option<Resume>) -> Result<Fill> {
+pub(crate) fn fill(shared: &Shared, cursor: &Cursor, resume: Option<&Resume>) -> Result<Fill> {
     let range = {
         let state = shared.lock();
-        match range(&state, &cursor, resume.as_ref()) {
+        match range(&state, cursor, resume) {
             Some(range) => range,
             // All that is left of the disk was let go: go on in memory.
             None => {
@@ -66,7 +66,7 @@ pub(crate) fn fill(shared: &Shared, cursor: Cursor, resume: Option<Resume>) -> R
     let mut reader = Entries::new(frames, &range.shapes, &range.path);
     let (mut entries, mut bytes) = (Vec::new(), 0);
     while let Some(head) = reader.next()? {
-        let wanted = match &cursor {
+        let wanted = match cursor {
             Cursor::After(after) => reaches(&head.to, head.is_piece(), after),
             Cursor::Seq(seq) => head.seq > *seq,
         };

@@ -14,7 +14,7 @@ use crate::recovery::{make_dir, recover};
 use crate::segment::Segment;
 use crate::shape::Interner;
 use crate::state::{Offer, Shared};
-use crate::tidy::{is_due, tidy};
+use crate::tidy::tidy_if_due;
 use crate::writer::{Writer, take_lock};
 
 /// A journal; clones are handles of the same one. The last of them to go closes it, and blocks until what was appended
@@ -119,6 +119,11 @@ impl Journal {
                 }
                 Offer::WaitForBudget(entry) => {
                     held_back = held_back.or_else(|| Some(HeldBack::new(shared)));
+                    // What was sealed since the last `retain` may be free already, and no other may come before this.
+                    if tidy_if_due(&self.handle.shared).await? {
+                        offered = entry;
+                        continue;
+                    }
                     entry
                 }
             };
@@ -158,17 +163,8 @@ impl Journal {
     /// # Errors
     /// As any write to this machine's disk; nothing needed is lost then.
     pub async fn retain(&self, needs: Vec<Need>) -> Result<()> {
-        let is_due = {
-            let mut state = self.shared().lock();
-            state.needs = Some(needs);
-            is_due(&state, self.shared())
-        };
-        if !is_due {
-            return Ok(());
-        }
-        let shared = self.handle.shared.clone();
-        let tidied = tokio::task::spawn_blocking(move || tidy(&shared)).await;
-        tidied.map_err(|error| Error::bug("freeing the journal broke off").with_source(error))?
+        self.shared().lock().needs = Some(needs);
+        tidy_if_due(&self.handle.shared).await.map(|_| ())
     }
 
     /// How full it is.
@@ -219,5 +215,34 @@ impl Drop for Handle {
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A panic of the writer is in `failure` already.
         let _ = thread.map(JoinHandle::join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_is_bounded_while_nobody_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory_bytes = 20_000;
+        let options = Options { memory_bytes, ..Options::new(dir.path(), 1 << 30) };
+        let journal = Journal::open(options).await.unwrap();
+        journal.reset(Position::from_u64(0)).await.unwrap();
+        let mut reader = journal.reader(&Position::from_u64(0));
+        for n in 0..2000 {
+            let entry = Entry::progress(Position::from_u64(n), Position::from_u64(n + 1));
+            let most = memory_bytes + entry.bytes();
+            journal.append(entry).await.unwrap();
+            assert!(journal.shared().lock().tail_bytes() <= most);
+        }
+        for n in 0..2000 {
+            assert_eq!(reader.next().await.unwrap().from, Position::from_u64(n));
+        }
+        assert!(reader.try_next().await.unwrap().is_none());
+        // What every reader has passed is let go with the next group.
+        journal.append(Entry::progress(Position::from_u64(2000), Position::from_u64(2001))).await.unwrap();
+        journal.close().await.unwrap();
+        assert!(journal.shared().lock().tail_bytes() <= 300);
     }
 }

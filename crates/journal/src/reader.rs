@@ -140,7 +140,7 @@ impl Reader {
 
     fn begin_fill(&mut self) {
         let (shared, cursor, resume) = (self.shared.clone(), self.cursor.clone(), self.resume.take());
-        self.filling = Some(tokio::task::spawn_blocking(move || fill(&shared, cursor, resume)));
+        self.filling = Some(tokio::task::spawn_blocking(move || fill(&shared, &cursor, resume.as_ref())));
     }
 
     async fn finish_fill(&mut self) -> Result<()> {

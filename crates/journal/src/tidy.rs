@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use syncline_core::Result;
+use syncline_core::{Error, Result};
 
 use crate::need::Need;
 use crate::rewrite::rewrite;
@@ -39,14 +39,25 @@ pub(crate) struct Old {
     pub(crate) is_wanted: bool,
 }
 
-/// Whether there is something to do. Cheap: called after each load.
-pub(crate) fn is_due(state: &State, shared: &Shared) -> bool {
+/// Frees what can be freed, on another thread if there is anything. Returns whether there was.
+pub(crate) async fn tidy_if_due(shared: &Arc<Shared>) -> Result<bool> {
+    if !is_due(shared) {
+        return Ok(false);
+    }
+    let shared = shared.clone();
+    let tidied = tokio::task::spawn_blocking(move || tidy(&shared)).await;
+    tidied.map_err(|error| Error::bug("freeing the journal broke off").with_source(error))?.map(|()| true)
+}
+
+/// Cheap: asked after each load.
+fn is_due(shared: &Shared) -> bool {
+    let state = shared.lock();
     let Some(needs) = &state.needs else { return false };
-    front_behind(state, needs) > 0 || next_run(state, shared, needs).is_some()
+    front_behind(&state, needs) > 0 || next_run(&state, shared, needs).is_some()
 }
 
 /// Frees what can be freed. Blocks; one at a time.
-pub(crate) fn tidy(shared: &Shared) -> Result<()> {
+fn tidy(shared: &Shared) -> Result<()> {
     let _structure = shared.structure.lock().unwrap_or_else(PoisonError::into_inner);
     free_front(shared)?;
     loop {

@@ -107,6 +107,8 @@ impl Writer {
         };
         let segment = self.create(header)?;
         self.shared.lock().segments.push_back(segment);
+        // An append that waits for the budget may free what is now sealed.
+        self.shared.room.send_modify(|tick| *tick += 1);
         Ok(())
     }
 

@@ -198,8 +198,10 @@ pub(crate) fn batch(
 
 fn changes(random: &mut Random, tables: &[Arc<TableSchema>], from: u64, to: u64) -> Entry {
     let transactions = 1 + random.below(5);
-    let transaction =
-        |n: u64| Transaction { id: (from + n) << 20, committed_at_us: 1_700_000_000_000_000 - n.cast_signed() };
+    let transaction = |n: u64| Transaction {
+        id: (from + n) << 20,
+        committed_at_us: 1_700_000_000_000_000 - n.cast_signed(),
+    };
     let mut batches = Vec::new();
     for table in tables {
         if random.one_in(2) {
@@ -238,6 +240,12 @@ pub(crate) fn history(seed: u64, count: usize) -> Vec<Entry> {
         at = to;
     }
     entries
+}
+
+/// A directory in memory, where there is one: these tests sync thousands of times, and only the last of it could be lost
+/// to a power failure that they do not make.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 pub(crate) fn at(position: u64) -> Position {

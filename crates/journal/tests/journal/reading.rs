@@ -8,7 +8,8 @@ use syncline_core::{Entry, ErrorKind, Position};
 use syncline_journal::{Journal, Options};
 
 use crate::history::{
-    Random, all_after, append_all, append_in_groups, at, drain, history, is_needed, opened, settled, small,
+    Random, all_after, append_all, append_in_groups, at, drain, history, is_needed, opened, scratch, settled,
+    small,
 };
 
 fn run<F: Future>(work: F) -> F::Output {
@@ -21,7 +22,7 @@ proptest! {
     #[test]
     fn entries_survive_memory_disk_and_reopening(seed in any::<u64>(), count in 1..40_usize, group in 1..12_usize) {
         run(async move {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             let entries = history(seed, count);
             let journal = opened(small(dir.path())).await;
             append_in_groups(&journal, &entries, group).await;
@@ -38,7 +39,7 @@ proptest! {
     #[test]
     fn a_reader_gives_what_a_lane_at_its_position_needs(seed in any::<u64>(), memory in 0..40_usize) {
         run(async move {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             let entries = history(seed, 30);
             let options = Options { memory_bytes: memory * 1024, ..small(dir.path()) };
             let journal = opened(options).await;
@@ -56,7 +57,7 @@ proptest! {
     #[test]
     fn readers_beside_the_writer_see_everything_once_whatever_is_dropped(seed in any::<u64>()) {
         run(async move {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             let entries = history(seed, 60);
             let journal = opened(small(dir.path())).await;
             let readers: Vec<_> = (0..3)
@@ -101,7 +102,7 @@ async fn read_impatiently(journal: Journal, count: usize, seed: u64) -> Vec<Entr
 
 #[tokio::test]
 async fn a_shape_read_twice_is_the_same_arc() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let entries = history(7, 40);
     let journal = opened(small(dir.path())).await;
     append_all(&journal, &entries).await;
@@ -119,7 +120,7 @@ async fn a_shape_read_twice_is_the_same_arc() {
 
 #[tokio::test]
 async fn a_reader_that_keeps_up_never_reads_the_disk() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = opened(Options { memory_bytes: 64 << 20, ..small(dir.path()) }).await;
     let mut reader = journal.reader(&at(100));
     for entry in history(3, 50) {
@@ -143,7 +144,7 @@ async fn settled_entry(journal: &Journal, entry: &Entry) {
 
 #[tokio::test]
 async fn try_next_does_not_wait_and_next_does() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = opened(small(dir.path())).await;
     let mut reader = journal.reader(&at(100));
     assert!(reader.try_next().await.unwrap().is_none());
@@ -156,7 +157,7 @@ async fn try_next_does_not_wait_and_next_does() {
 
 #[tokio::test]
 async fn an_entry_that_does_not_follow_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = Journal::open(small(dir.path())).await.unwrap();
     assert_eq!((journal.start(), journal.end()), (None, None));
     let refused = |error: syncline_core::Error| assert_eq!(error.kind(), ErrorKind::Conflict);
@@ -171,7 +172,7 @@ async fn an_entry_that_does_not_follow_is_refused() {
 
 #[tokio::test]
 async fn a_reset_discards_everything_and_its_position_is_durable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = opened(small(dir.path())).await;
     append_all(&journal, &history(1, 30)).await;
     let mut stale = journal.reader(&at(100));
@@ -195,7 +196,7 @@ async fn a_reset_discards_everything_and_its_position_is_durable() {
 
 #[tokio::test]
 async fn durable_moves_by_whole_entries_only() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = opened(small(dir.path())).await;
     let entries = history(11, 200);
     let place = entries.iter().position(Entry::is_piece).unwrap();
@@ -207,7 +208,7 @@ async fn durable_moves_by_whole_entries_only() {
 
 #[tokio::test]
 async fn a_closed_journal_says_so_and_gives_its_directory_free() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = opened(small(dir.path())).await;
     let held = Journal::open(small(dir.path())).await.unwrap_err();
     assert_eq!(held.kind(), ErrorKind::Configuration);
