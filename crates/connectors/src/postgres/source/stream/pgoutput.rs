@@ -240,6 +240,7 @@ impl<'a> Iterator for Columns<'a> {
 
 impl<'a> Tuple<'a> {
     /// Number of its values.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         usize::from(self.columns)
     }

@@ -94,8 +94,36 @@ impl Shop {
             .await
     }
 
+    /// Waits until the server counts the slot as unused.
+    async fn until_free(&self) {
+        for _ in 0..500 {
+            if self.text("SELECT bool_or(active) FROM pg_replication_slots").await == "f" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the slot stays in use");
+    }
+
     async fn stream(&self, from: &Position, target: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
         open(&self.address(), &self.request, from, target).await
+    }
+
+    /// A stream by walsender from the beginning, whatever the distance.
+    async fn walsender(&self, target: &Position) -> PgStream {
+        let (address, subscription) = (self.address(), Subscription::new(&self.request.pipeline, true));
+        let mut sql = startup::connect(&address, Purpose::Sql).await.unwrap();
+        let sizes = PageSizes::read(&mut sql).await.unwrap();
+        let from = Lsn::of(&self.begin).unwrap();
+        let catalogue = slot::catalogue(&mut sql, &self.request.tables).await.unwrap();
+        let assembler = Assembler::new(&self.request.tables, catalogue, from).unwrap();
+        let handover = Arc::new(Handover::new(from));
+        let target = Some(Target::new(Lsn::of(target).unwrap(), sizes));
+        let pump = Pump::new(assembler, handover.clone(), target);
+        let walsender = walsender::start(&address, &subscription, from).await.unwrap();
+        let reader = Reader { address, subscription, pump };
+        let task = tokio::spawn(reader.run(Way::Walsender(walsender)));
+        PgStream { handover, task: Some(task) }
     }
 
     /// Everything from `from` to now, read by a stream of its own.

@@ -26,6 +26,9 @@ const ACKNOWLEDGE_DELAY: Duration = Duration::from_millis(100);
 const SILENCE_ASK: Duration = Duration::from_secs(10);
 /// …and after so long it is not. Long, for a server decoding a large transaction of others may not answer meanwhile.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// While nobody is in a hurry, the reader lets bytes gather for so long after each read: the server writes every message
+/// by itself, and to be woken for each one costs more than to decode it.
+const REST: Duration = Duration::from_millis(1);
 /// For the orderly end: last status, end of copy, free slot.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Where the server's clock begins, in seconds since 1970.
@@ -38,6 +41,8 @@ pub(super) struct Walsender {
     reported_at: Instant,
     heard_at: Instant,
     reply_wanted: bool,
+    /// Something was read since the reader rested.
+    may_rest: bool,
 }
 
 /// Begins to stream after `from`.
@@ -52,7 +57,14 @@ pub(super) async fn start(address: &Address, subscription: &Subscription, from: 
         busy.or_wait(lost_slot(error).context("starting replication")).await?;
     }
     let now = Instant::now();
-    Ok(Walsender { wire, reported: Lsn(0), reported_at: now, heard_at: now, reply_wanted: true })
+    Ok(Walsender {
+        wire,
+        reported: Lsn(0),
+        reported_at: now,
+        heard_at: now,
+        reply_wanted: true,
+        may_rest: false,
+    })
 }
 
 fn start_statement(subscription: &Subscription, from: Lsn) -> String {
@@ -110,23 +122,34 @@ impl Walsender {
         }
     }
 
-    /// Waits for bytes if there is room, and in any case for the consumer and the clock.
+    /// Waits for bytes if there is room and none should gather first, and in any case for the consumer and the clock.
     async fn wait(&mut self, pump: &Pump, taken: Taken) -> Result<()> {
         let due = self.reported_at + self.interval(pump.handover().acknowledged());
-        let reads = taken == Taken::UntilEmpty;
+        let rest = self.rests_until(pump);
+        let reads = taken == Taken::UntilEmpty && rest.is_none();
         tokio::select! {
             filled = self.wire.fill(), if reads => {
                 filled?;
                 self.heard_at = Instant::now();
+                self.may_rest = true;
             }
             moved = pump.consumer_moved() => moved?,
             () = pump.handover().closed() => return Err(closed()),
-            () = tokio::time::sleep_until(due) => {}
+            () = tokio::time::sleep_until(rest.unwrap_or(due).min(due)) => {}
         }
-        if !reads {
+        if taken == Taken::UntilFull {
             self.heard_at = Instant::now();
         }
         Ok(())
+    }
+
+    fn rests_until(&mut self, pump: &Pump) -> Option<Instant> {
+        if let Some(end) = pump.paced_until() {
+            return Some(end);
+        }
+        // Once per read, so that an idle connection is waited for and not looked at.
+        let rests = pump.is_unhurried() && std::mem::take(&mut self.may_rest);
+        rests.then(|| Instant::now() + REST)
     }
 
     fn interval(&self, acknowledged: Lsn) -> Duration {

@@ -31,19 +31,7 @@ async fn behind(shop: &Shop) -> u64 {
 /// What a walsender sends of the same slot, whatever the distance.
 async fn read_by_walsender(shop: &Shop) -> Vec<String> {
     let target = shop.end().await;
-    let (address, subscription) = (shop.address(), Subscription::new(&shop.request.pipeline, true));
-    let mut sql = startup::connect(&address, Purpose::Sql).await.unwrap();
-    let sizes = PageSizes::read(&mut sql).await.unwrap();
-    let from = Lsn::of(&shop.begin).unwrap();
-    let catalogue = slot::catalogue(&mut sql, &shop.request.tables).await.unwrap();
-    let assembler = Assembler::new(&shop.request.tables, catalogue, from).unwrap();
-    let handover = Arc::new(Handover::new(from));
-    let target_lsn = Some(Target::new(Lsn::of(&target).unwrap(), sizes));
-    let pump = Pump::new(assembler, handover.clone(), target_lsn);
-    let walsender = walsender::start(&address, &subscription, from).await.unwrap();
-    let reader = Reader { address, subscription, pump };
-    let task = tokio::spawn(reader.run(Way::Walsender(walsender)));
-    let mut stream = PgStream { handover, task: Some(task) };
+    let mut stream = shop.walsender(&target).await;
     let mut events = Vec::new();
     loop {
         let event = next(&mut stream).await.unwrap();

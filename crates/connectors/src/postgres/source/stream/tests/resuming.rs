@@ -74,14 +74,7 @@ async fn dropping_a_stream_reports_the_last_acknowledgement_and_frees_the_slot()
     let StreamEvent::Entry(entry) = next(stream.as_mut()).await.unwrap() else { panic!() };
     stream.acknowledge(&entry.to);
     drop(stream);
-    let active = "SELECT active FROM pg_replication_slots";
-    for _ in 0..100 {
-        if shop.text(active).await == "f" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(shop.text(active).await, "f");
+    shop.until_free().await;
     assert_eq!(shop.confirmed().await, entry.to);
 }
 
@@ -113,6 +106,7 @@ async fn trap_3_a_slot_or_publication_that_is_gone_is_a_conflict() {
     };
     assert_eq!(ended.kind(), ErrorKind::Conflict, "{ended:?}");
     drop(stream);
+    shop.until_free().await;
     shop.run("SELECT pg_drop_replication_slot('syncline_shop')").await;
     assert_eq!(kind(shop.stream(&shop.begin, None).await), ErrorKind::Conflict);
 }

@@ -35,41 +35,68 @@ fn cpu_seconds() -> f64 {
     (fields[11] + fields[12]) / 100.0
 }
 
-async fn measure(label: &str, shop: &Shop, from: &Position) {
-    let target = shop.end().await;
+/// What the consumer does with each entry.
+#[derive(Clone, Copy)]
+struct Consumer {
+    acknowledges: bool,
+    pause: Duration,
+}
+
+async fn measure(label: &str, mut stream: Box<dyn ChangeStream>, target: &Position, consumer: Consumer) {
     let (began, cpu) = (Instant::now(), cpu_seconds());
-    let mut stream = shop.stream(from, Some(&target)).await.unwrap();
-    let (mut changes, mut events) = (0, 0);
+    let (mut changes, mut entries) = (0, 0);
     loop {
         let StreamEvent::Entry(entry) = next(stream.as_mut()).await.unwrap() else { panic!() };
         changes += entry.changes();
-        events += 1;
-        stream.acknowledge(&entry.to);
-        if entry.to >= target {
+        entries += 1;
+        if consumer.acknowledges {
+            stream.acknowledge(&entry.to);
+        }
+        if !consumer.pause.is_zero() {
+            tokio::time::sleep(consumer.pause).await;
+        }
+        if entry.to >= *target {
             break;
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    println!(
-        "{label}: {changes} changes in {seconds:.2} s = {:.0}/s, {:.2} CPU s, {events} entries",
-        changes as f64 / seconds,
-        cpu_seconds() - cpu
-    );
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let rate = f64::from(u32::try_from(changes).unwrap()) / seconds;
+    println!("{label}: {changes} changes in {seconds:.2} s = {rate:.0}/s, {cpu:.2} CPU s, {entries} entries");
+    stream.close().await;
 }
 
-async fn measure_both(of_transactions: u32) {
+/// The bare server: the same peek by psql, into nothing.
+fn measure_psql(shop: &Shop) {
+    let peek = "COPY (SELECT data FROM pg_logical_slot_peek_binary_changes('syncline_shop', NULL, NULL, \
+        'proto_version', '2', 'publication_names', 'syncline_shop', 'binary', 'true')) TO STDOUT (FORMAT binary)";
+    let began = Instant::now();
+    let mut psql = shop.server.client_command("psql");
+    psql.args(["-d", DATABASE, "-c", peek]).stdout(std::process::Stdio::null());
+    assert!(psql.status().unwrap().success());
+    println!("psql, peek into nothing: {:.2} s", began.elapsed().as_secs_f64());
+}
+
+async fn measure_all(of_transactions: u32) {
     let Some(shop) = backlog(of_transactions).await else { return };
-    measure(&format!("peeks, transactions of {of_transactions}"), &shop, &shop.begin).await;
+    println!("transactions of {of_transactions}");
+    let target = shop.end().await;
+    let reads = Consumer { acknowledges: false, pause: Duration::ZERO };
+    measure_psql(&shop);
+    measure("walsender", Box::new(shop.walsender(&target).await), &target, reads).await;
+    let busy = Consumer { pause: Duration::from_millis(5), ..reads };
+    measure("walsender, busy consumer", Box::new(shop.walsender(&target).await), &target, busy).await;
+    let stream = shop.stream(&shop.begin, Some(&target)).await.unwrap();
+    measure("peeks", stream, &target, Consumer { acknowledges: true, ..reads }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement, not a check"]
 async fn one_million_changes_in_transactions_of_a_thousand() {
-    measure_both(1000).await;
+    measure_all(1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement, not a check"]
 async fn one_million_changes_in_transactions_of_one() {
-    measure_both(1).await;
+    measure_all(1).await;
 }
