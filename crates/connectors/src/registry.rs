@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use syncline_core::{Destination, Error, Result, Source};
 
+/// Opens a URL in one role.
+type Open<Role> = fn(&str) -> Result<Arc<Role>>;
+
 /// What a connector folder offers. A role it does not have is `None`.
 pub(crate) struct Connector {
     /// URL schemes, without the colon.
     pub(crate) schemes: &'static [&'static str],
     /// Opens the URL as a source. Connects to nothing yet.
-    pub(crate) source: Option<fn(&str) -> Result<Arc<dyn Source>>>,
+    pub(crate) source: Option<Open<dyn Source>>,
     /// Opens the URL as a destination. Connects to nothing yet.
-    pub(crate) destination: Option<fn(&str) -> Result<Arc<dyn Destination>>>,
+    pub(crate) destination: Option<Open<dyn Destination>>,
 }
 
 const CONNECTORS: &[Connector] = &[

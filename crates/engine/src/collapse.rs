@@ -150,7 +150,7 @@ impl Collapse {
                 Decision::Skip => self.skipped += 1,
                 Decision::StartOver => return Err(Error::bug("a truncate reached the collapse uncut")),
                 _ if self.batches[number].operations[row] == Operation::Truncate => {
-                    self.take_truncate((number, row))
+                    self.take_truncate((number, row));
                 }
                 _ if !self.table.has_row_key() => self.sequence.push((number, row)),
                 Decision::Apply => self.take((number, row))?,
@@ -635,8 +635,11 @@ mod tests {
         rows.extend(written);
     }
 
+    /// Kind, key, other key, and the values of both columns.
+    type Wish = (u8, u8, u8, Option<u8>, Option<u8>);
+
     /// Valid changes: chosen numbers are mapped to keys that are, or are not, there.
-    fn make_valid(start: &Rows, wishes: &[(u8, u8, u8, Option<u8>, Option<u8>)]) -> Vec<Say> {
+    fn make_valid(start: &Rows, wishes: &[Wish]) -> Vec<Say> {
         let mut rows = start.clone();
         let mut changes = Vec::new();
         for &(kind, pick, other, a, b) in wishes {

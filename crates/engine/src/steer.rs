@@ -15,7 +15,7 @@ pub async fn check(pipeline: &Pipeline) -> Result<Vec<Finding>> {
     let tables = pipeline.source.discover(&pipeline.selection).await?;
     let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
     findings.extend(pipeline.destination.check(&tables, &pipeline.schema_map).await?);
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(findings)
 }
 

@@ -267,7 +267,7 @@ impl Loader {
             if let Err(error) = self.attempt.session.finish(&table, FinishStep::ForeignKeys).await {
                 match error.kind().reaction() {
                     Reaction::StopTable => {
-                        self.attempt.context.board.stop_table(&table.id, &error.with_table(&table.id))
+                        self.attempt.context.board.stop_table(&table.id, &error.with_table(&table.id));
                     }
                     Reaction::Retry | Reaction::EndRun => return Err(error),
                 }

@@ -74,9 +74,9 @@ impl Shop {
             };
         }
         if random.chance(100) {
-            transaction.rollback()
+            transaction.rollback();
         } else {
-            transaction.commit().map(|_| ()).unwrap_or_default()
+            transaction.commit().map(|_| ()).unwrap_or_default();
         }
     }
 }

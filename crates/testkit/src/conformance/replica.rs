@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch};
 use syncline_core::{ChangeBatch, Column, Cut, Entry, Operation, RowKey, TableSchema, Verdict};
 
+use super::source::SourceOffers;
 use super::tables::{Cell, Row, Standard, Tables};
 
 /// How a family writes a value in its carried form. It shares nothing with the connector.
@@ -40,15 +41,17 @@ pub(crate) struct Replica<'a> {
     /// Keys whose row could not be completed and must be read again, with their bytes.
     pub(crate) rereads: BTreeMap<(Standard, Row), RowKey>,
     decode: &'a dyn Decode,
+    /// Whether a deleted row must have been there.
+    every_change: bool,
 }
 
 impl<'a> Replica<'a> {
-    pub(crate) fn new(decode: &'a dyn Decode) -> Self {
-        Self::of(decode, Tables::default())
+    pub(crate) fn new(decode: &'a dyn Decode, offers: SourceOffers) -> Self {
+        Self::of(decode, offers, Tables::default())
     }
 
-    pub(crate) fn of(decode: &'a dyn Decode, tables: Tables) -> Self {
-        Self { tables, rereads: BTreeMap::new(), decode }
+    pub(crate) fn of(decode: &'a dyn Decode, offers: SourceOffers, tables: Tables) -> Self {
+        Self { tables, rereads: BTreeMap::new(), decode, every_change: offers.every_change }
     }
 
     /// Loads rows of a chunk: none of their keys is there.
@@ -105,7 +108,7 @@ impl<'a> Replica<'a> {
 
     fn delete(&mut self, table: Standard, identity: &Row) {
         let gone = self.tables.remove(table, identity).is_some();
-        let awaited = self.rereads.contains_key(&(table, identity.clone()));
+        let awaited = !self.every_change || self.rereads.contains_key(&(table, identity.clone()));
         assert!(gone || awaited, "{} has no such row to delete: {identity:?}", table.name());
     }
 

@@ -5,7 +5,7 @@ use crate::memory::Random;
 use super::tables::{Cell, Row, Standard, Tables, Write};
 
 /// Rows live in this many ids, so that keys are reused.
-const IDS: u64 = 120;
+const IDS: u64 = 400;
 
 /// A writer that knows what is there.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub struct Workload {
     tables: Vec<Standard>,
     now: Tables,
     serial: u64,
-    /// Digests of what was there after each transaction.
-    states: Vec<u64>,
+    /// Digests of what was there after each transaction, if they are kept.
+    states: Option<Vec<u64>>,
 }
 
 impl Workload {
@@ -23,8 +23,20 @@ impl Workload {
     #[must_use]
     pub fn new(seed: u64, tables: &[Standard]) -> Self {
         let now = Tables::default();
-        let states = vec![now.digest()];
-        Self { random: Random::new(seed), tables: tables.to_vec(), now, serial: 0, states }
+        Self { random: Random::new(seed), tables: tables.to_vec(), now, serial: 0, states: None }
+    }
+
+    /// With the state after each transaction kept, from here on.
+    #[must_use]
+    pub fn keeping_states(mut self) -> Self {
+        self.states = Some(vec![self.now.digest()]);
+        self
+    }
+
+    fn keep(&mut self) {
+        if let Some(states) = &mut self.states {
+            states.push(self.now.digest());
+        }
     }
 
     /// What is there now.
@@ -33,10 +45,10 @@ impl Workload {
         &self.now
     }
 
-    /// The [`Tables::digest`] after each transaction, that of the empty beginning first.
+    /// The [`Tables::digest`] after each transaction since they are kept, that of the beginning first.
     #[must_use]
     pub fn states(&self) -> &[u64] {
-        &self.states
+        self.states.as_deref().unwrap_or_default()
     }
 
     /// Takes writes of the case itself into account.
@@ -44,7 +56,7 @@ impl Workload {
         for write in writes {
             self.now.write(write);
         }
-        self.states.push(self.now.digest());
+        self.keep();
     }
 
     /// Inserts of `count` rows into a table, with ascending keys from 0.
@@ -58,7 +70,7 @@ impl Workload {
     pub fn transaction(&mut self) -> Vec<Write> {
         let count = 1 + self.random.below(6);
         let writes: Vec<Write> = (0..count).flat_map(|_| self.step()).collect();
-        self.states.push(self.now.digest());
+        self.keep();
         writes
     }
 

@@ -127,11 +127,15 @@ pub(crate) struct MemoryHarness(pub(crate) Cutting);
 #[async_trait]
 impl SourceHarness for MemoryHarness {
     fn offers(&self) -> SourceOffers {
-        SourceOffers { keyless: true, truncate: true, open_transactions: true }
+        SourceOffers { keyless: true, truncate: true, every_change: true, open_transactions: true }
     }
 
     fn carry(&self) -> Carry {
         Carry::Native
+    }
+
+    fn chunks_min(&self) -> usize {
+        5
     }
 
     async fn fixture(&self) -> Box<dyn SourceFixture> {

@@ -21,7 +21,11 @@ const PAUSE_MS: (u32, u32) = (800, 2_800);
 const BLOWS_IN_SNAPSHOT_MIN: usize = 16;
 
 /// Small chunks, each held up: the snapshot takes about a minute, kills included.
-const SLOW: &str = "chunk_bytes=size:262144,chunk_read=pause-each:700";
+const SLOW: &str = "chunk_bytes=size:262144,chunk_read=pause-each:350";
+
+/// How far the tables are.
+const TABLES: &str = "SELECT string_agg(concat_ws(' ', name, phase, 'generation', generation, 'chunks',
+    (SELECT count(*) FROM syncline.chunks c WHERE c.name = t.name)), '; ' ORDER BY name) FROM syncline.tables t";
 
 #[derive(Debug, Clone, Copy)]
 enum Blow {
@@ -82,6 +86,7 @@ async fn blows(pair: &Pair, more: &[&str], seed: u64) -> usize {
             Blow::RestartDestination => restart(&pair.destination, &mut restarts[1]),
         }
     }
+    println!("{}", pair.ask_destination(TABLES));
     running.terminate();
     let _ = running.wait(RUN_MAX).ends_with(0);
     in_snapshot
@@ -107,7 +112,7 @@ fn shuffled(random: &mut Random) -> Vec<Blow> {
 
 fn restart(server: &Postgres, so_far: &mut usize) {
     *so_far += 1;
-    if *so_far % 2 == 0 {
+    if (*so_far).is_multiple_of(2) {
         server.kill_9();
     }
     server.restart();

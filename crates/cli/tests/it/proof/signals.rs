@@ -42,9 +42,9 @@ async fn a_drained_snapshot_goes_on_where_it_stopped() {
             ledger(&pair).len() >= wanted
         });
         if round == 2 {
-            running.terminate()
+            running.terminate();
         } else {
-            running.interrupt()
+            running.interrupt();
         }
         let ended = running.wait(RUN_MAX).ends_with(0);
         assert!(ended.stdout.contains("stopped as asked"), "{}", ended.stdout);
@@ -91,9 +91,9 @@ async fn a_stream_that_is_stopped_again_and_again_loses_nothing() {
         let running = pair.follow(&[]);
         writer.wait_until_done(writer.tally().done + 100).await;
         if round % 2 == 0 {
-            running.interrupt()
+            running.interrupt();
         } else {
-            running.terminate()
+            running.terminate();
         }
         let ended = running.wait(RUN_MAX).ends_with(0);
         assert!(ended.stderr.contains("stays"), "{}", ended.stderr);

@@ -8,6 +8,8 @@ use syncline_core::{
     SchemaMap, Standing, TablePhase,
 };
 
+use syncline_testkit::postgres::Postgres;
+
 use super::world::{World, holder, insert, open, table};
 
 #[tokio::test]
@@ -241,4 +243,71 @@ async fn a_newer_format_is_refused() {
     let error = open(&world.url, "p", &SchemaMap::default()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("99"), "{error}");
+}
+
+/// A server of its own whose commits wait for a standby that never comes, once [`hold_commits`] was called.
+async fn server_that_can_hold() -> Option<(Postgres, World)> {
+    let server = Postgres::start()?;
+    server.create_database("d").await;
+    let world = World { url: server.url("d"), client: server.client("d").await };
+    Some((server, world))
+}
+
+async fn hold_commits(world: &World) {
+    world.sql("SET synchronous_commit = off").await;
+    world.sql("ALTER SYSTEM SET synchronous_commit = on").await;
+    world.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    world.sql("SELECT pg_reload_conf()").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+async fn wait_until_held(world: &World) {
+    let held = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'syncline/load/p'";
+    let began = Instant::now();
+    while world.rows(held).await.is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(10), "the commit never waited");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn trap_25_a_lost_answer_is_unknown_and_the_checkpoint_tells() {
+    let Some((_server, world)) = server_that_can_hold().await else { return };
+    let mut held = world.held("p").await;
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
+    held.ready(&t).await;
+    held.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
+    hold_commits(&world).await;
+    let mut load = held.session.begin(&held.identity(LoadKind::Bookkeeping)).await.unwrap();
+    load.write(held.part(&t, &[insert(&["2", "b"])]).await).await.unwrap();
+    let delta = held.advance();
+    let killer = async {
+        wait_until_held(&world).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'syncline/load/p'";
+        world.sql(end).await;
+    };
+    let (outcome, ()) = tokio::join!(load.commit(&delta), killer);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unknown);
+    assert_eq!(held.session.checkpoint().await.unwrap().standing(&delta), Standing::Stands);
+    assert_eq!(world.rows("SELECT * FROM t ORDER BY id").await, ["(1,a)", "(2,b)"]);
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waits_for_any_more_is_settled_before_the_checkpoint_is_read() {
+    let Some((_server, world)) = server_that_can_hold().await else { return };
+    let mut held = world.held("p").await;
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
+    held.ready(&t).await;
+    hold_commits(&world).await;
+    let mut load = held.session.begin(&held.identity(LoadKind::Bookkeeping)).await.unwrap();
+    load.write(held.part(&t, &[insert(&["2", "b"])]).await).await.unwrap();
+    let delta = held.advance();
+    tokio::select! {
+        _ = load.commit(&delta) => panic!("the commit is held"),
+        () = wait_until_held(&world) => {}
+    }
+    // Committed at the server but not visible yet: read too early, the checkpoint would say that it failed.
+    assert_eq!(world.rows("SELECT * FROM t").await, [""; 0]);
+    assert_eq!(held.session.checkpoint().await.unwrap().standing(&delta), Standing::Stands);
+    assert_eq!(world.rows("SELECT * FROM t").await, ["(2,b)"]);
 }

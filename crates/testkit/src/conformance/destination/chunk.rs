@@ -1,6 +1,7 @@
 //! Cases: chunks and their ledger.
 
-use syncline_core::{Change, Delta, ErrorKind, FinishStep, LoadIdentity, LoadKind, Part, TablePhase};
+use bytes::Bytes;
+use syncline_core::{Bulk, Change, Delta, ErrorKind, FinishStep, LoadIdentity, LoadKind, Part, TablePhase};
 
 use crate::conformance::patiently;
 use crate::conformance::report::Outcome;
@@ -161,6 +162,34 @@ pub async fn values_arrive_as_they_are(harness: &dyn DestinationHarness) -> Outc
     held.own(Standard::Log, None).await;
     ok(held.chunk(Standard::Log, 0, &equal).await);
     held.assert_holds(Standard::Log, &equal).await;
+    Outcome::Passed
+}
+
+/// A bulk stream may be cut anywhere, also inside a value.
+pub async fn pieces_of_bulk_are_one_stream(harness: &dyn DestinationHarness) -> Outcome {
+    let fixture = harness.fixture().await;
+    let table = fixture.table(Standard::Items);
+    let mut content = items(0..200);
+    content.push(cells(&["500", "", "∅", &"long".repeat(5000)]));
+    let Some((form, stream)) = fixture.bulk(&table, &content) else {
+        return Outcome::NotOffered("the family has no bulk form");
+    };
+    let held = Held::begin(fixture.as_ref(), "bulk").await;
+    held.own(Standard::Items, None).await;
+    let piece = |bytes: &[u8]| {
+        let bulk = Bulk { family: held.family(), form, bytes: Bytes::copy_from_slice(bytes) };
+        Part::Bulk { table: table.clone(), bulk }
+    };
+    for (n, size) in [7, 1000, stream.len()].into_iter().enumerate() {
+        let n = u32::try_from(n).unwrap_or_default();
+        let kind = LoadKind::Chunk { table: table.id.clone(), generation: n + 1, n };
+        let parts = stream.chunks(size).map(piece).collect();
+        let delta = Delta::of(vec![chunk_entered(&table, n + 1, n)]);
+        assert_eq!(ok(held.load(kind, parts, delta).await).counts.applied, content.len() as u64);
+        held.assert_holds(Standard::Items, &content).await;
+        let reset = Delta::of(vec![Change::Reset { table: table.id.clone(), generation: n + 2 }]);
+        ok(held.load(LoadKind::Bookkeeping, vec![Part::Empty(table.clone())], reset).await);
+    }
     Outcome::Passed
 }
 

@@ -52,6 +52,11 @@ pub trait DestinationFixture: Encode {
     /// Creates a standard table with these rows, as a user does.
     async fn create(&self, table: Standard, rows: &[Row]);
 
+    /// Rows as one stream in the family's bulk form; `None` if the family has none.
+    fn bulk(&self, _table: &TableSchema, _rows: &[Row]) -> Option<(&'static str, Vec<u8>)> {
+        None
+    }
+
     /// The rows of a table, read by the harness's own code, in any order; `None` if there is no such table.
     async fn truth(&self, table: Standard) -> Option<Vec<Row>>;
 
@@ -85,6 +90,7 @@ pub fn cases<'h>() -> Vec<Case<dyn DestinationHarness + 'h>> {
         chunk::a_dropped_load_leaves_nothing,
         chunk::a_snapshot_begins_anew,
         chunk::values_arrive_as_they_are,
+        chunk::pieces_of_bulk_are_one_stream,
         changes::each_operation_does_what_it_says,
         changes::absent_columns_come_from_the_old_key,
         changes::keys_are_exchanged_and_handed_on,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_core::{
-    Change, Checkpoint, ChunkEntry, Delta, DestinationSession, Durable, Error, ErrorKind, FinishStep, Holder,
-    Lane, LoadIdentity, LoadKind, Part, PipelineName, Position, Prepare, Prepared, Result, SchemaMap,
+    Change, Checkpoint, ChunkEntry, Delta, DestinationSession, Durable, Error, ErrorKind, Family, FinishStep,
+    Holder, Lane, LoadIdentity, LoadKind, Part, PipelineName, Position, Prepare, Prepared, Result, SchemaMap,
     TablePhase, TableSchema,
 };
 
@@ -54,6 +54,10 @@ impl<'a> Held<'a> {
         let (fixture, name) = (self.fixture, self.name.as_str().to_owned());
         drop(self);
         Self::open(fixture, &name).await
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.fixture.destination().family()
     }
 
     pub(crate) fn table(&self, table: Standard) -> Arc<TableSchema> {

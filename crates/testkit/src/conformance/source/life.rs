@@ -77,7 +77,7 @@ pub async fn a_table_may_be_added(harness: &dyn SourceHarness) -> Outcome {
         fixture.write(&workload.transaction()).await;
         fixture.write(&workload_of_both.transaction()).await;
     }
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     for entry in second.entries(&origin.confirmed).await {
         replica.apply(&entry);
     }
@@ -103,7 +103,7 @@ pub async fn pipelines_do_not_disturb_each_other(harness: &dyn SourceHarness) ->
     for _ in 0..5 {
         fixture.write(&workload.transaction()).await;
     }
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     for entry in other.entries(&origin.confirmed).await {
         replica.apply(&entry);
     }

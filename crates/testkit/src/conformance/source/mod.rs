@@ -17,8 +17,9 @@ pub mod window;
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use syncline_core::{Carry, Source};
+use syncline_core::{Carry, Source, TableSchema};
 
 use super::replica::Decode;
 use super::report::{self, Case, Report};
@@ -31,6 +32,9 @@ pub struct SourceOffers {
     pub keyless: bool,
     /// Whether the system has a truncate that its stream tells apart from deletes.
     pub truncate: bool,
+    /// Whether the stream tells every change as it happened. If not, it tells net changes: a row as it is now, or that it
+    /// is gone, whether or not it was there before.
+    pub every_change: bool,
     /// Whether a second writer may have a transaction open while others commit.
     pub open_transactions: bool,
 }
@@ -43,6 +47,12 @@ pub trait SourceHarness: Send + Sync {
 
     /// How its values are carried in these cases.
     fn carry(&self) -> Carry;
+
+    /// Into how many chunks `items` with 300 rows must be cut here at least, so that the cases about several chunks are about
+    /// several.
+    fn chunks_min(&self) -> usize {
+        1
+    }
 
     /// A fresh database with the standard tables (without `log` if keyless tables are not offered), all empty.
     async fn fixture(&self) -> Box<dyn SourceFixture>;
@@ -60,8 +70,16 @@ pub trait SourceFixture: Decode {
     /// Does writes in one transaction of the application.
     async fn write(&self, writes: &[Write]);
 
+    /// Lets the system gather the statistics by which a source chooses how to cut, if it has such.
+    async fn analyze(&self) {}
+
     /// Does writes in a transaction that stays open; only where it is offered.
     async fn write_open(&self, writes: &[Write]) -> Box<dyn OpenWrite>;
+
+    /// Rows out of the family's bulk form: a chunk's whole stream. Only where the source gives chunks so.
+    fn unbulk(&self, table: &TableSchema, form: &str, stream: &[u8]) -> RecordBatch {
+        panic!("{} bytes of {form} for {}: this harness knows no bulk form", stream.len(), table.id)
+    }
 
     /// The rows of a table, read by the harness's own code, in any order.
     async fn truth(&self, table: Standard) -> Vec<Row>;

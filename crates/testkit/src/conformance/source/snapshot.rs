@@ -25,6 +25,9 @@ pub async fn chunks_tile_each_table(harness: &dyn SourceHarness) -> Outcome {
     for (resumable, stream) in [(false, false), (true, false), (false, true), (true, true)] {
         let options = SnapshotOptions { resumable, streamed: stream };
         let pipeline = Pipeline::new(harness, fixture.as_ref(), "tiles", &offered(harness)).await;
+        if stream {
+            pipeline.open().await;
+        }
         for &standard in &offered(harness) {
             let table = pipeline.table(standard);
             let rows = read_all(fixture.as_ref(), &pipeline, table, options).await;
@@ -48,7 +51,7 @@ async fn read_all(
     let chunks = plan(snapshots, table, &state, options).await;
     assert!(!chunks.is_empty(), "a table that is not in the ledger has a chunk");
     for chunk in &chunks {
-        let read = read_chunk(snapshots, table, chunk, async {}).await;
+        let read = read_chunk(fixture, snapshots, table, chunk, async {}).await;
         rows.extend(read.rows.iter().flat_map(|batch| decode_full(fixture, table, batch)));
         enter(&mut state, chunk, &read);
     }
@@ -65,16 +68,18 @@ pub async fn a_snapshot_goes_on_after_its_ledger(harness: &dyn SourceHarness) ->
     fill(harness, fixture.as_ref()).await;
     for resumable in [false, true] {
         let pipeline = Pipeline::new(harness, fixture.as_ref(), "goes_on", &[Standard::Items]).await;
+        pipeline.open().await;
         let table = pipeline.table(Standard::Items);
         let mut state = fresh_ledger();
         let mut rows = Vec::new();
         let chunks = plan(pipeline.snapshots(), table, &state, streamed(resumable)).await;
         for chunk in &chunks[..chunks.len() / 2] {
-            let read = read_chunk(pipeline.snapshots(), table, chunk, async {}).await;
+            let read = read_chunk(fixture.as_ref(), pipeline.snapshots(), table, chunk, async {}).await;
             rows.extend(read.rows.iter().flat_map(|batch| decode_full(fixture.as_ref(), table, batch)));
             enter(&mut state, chunk, &read);
         }
         let restarted = pipeline.restarted(fixture.as_ref());
+        restarted.open().await;
         let snapshots = restarted.snapshots();
         let rest = match ok(patiently("plan", snapshots.plan(table, &state, streamed(resumable))).await) {
             ChunkPlan::Chunks(rest) => rest,
@@ -82,7 +87,7 @@ pub async fn a_snapshot_goes_on_after_its_ledger(harness: &dyn SourceHarness) ->
             ChunkPlan::StartOver(why) => panic!("a resumable snapshot started over: {why}"),
         };
         for chunk in &rest {
-            let read = read_chunk(snapshots, table, chunk, async {}).await;
+            let read = read_chunk(fixture.as_ref(), snapshots, table, chunk, async {}).await;
             rows.extend(read.rows.iter().flat_map(|batch| decode_full(fixture.as_ref(), table, batch)));
             enter(&mut state, chunk, &read);
         }
@@ -96,6 +101,7 @@ pub async fn a_snapshot_goes_on_after_its_ledger(harness: &dyn SourceHarness) ->
 pub async fn an_empty_table_is_cut_too(harness: &dyn SourceHarness) -> Outcome {
     let fixture = harness.fixture().await;
     let pipeline = Pipeline::new(harness, fixture.as_ref(), "empty", &offered(harness)).await;
+    pipeline.open().await;
     for &standard in &offered(harness) {
         for resumable in [false, true] {
             let table = pipeline.table(standard);
@@ -121,7 +127,8 @@ pub async fn values_are_the_same_in_every_form(harness: &dyn SourceHarness) -> O
     let chunks = plan(pipeline.snapshots(), table, &fresh_ledger(), streamed(false)).await;
     let mut chunk_rows = Vec::new();
     for chunk in &chunks {
-        chunk_rows.extend(read_chunk(pipeline.snapshots(), table, chunk, async {}).await.rows);
+        chunk_rows
+            .extend(read_chunk(fixture.as_ref(), pipeline.snapshots(), table, chunk, async {}).await.rows);
     }
     pipeline.snapshots().finish(&table.id).await;
     let streamed_rows = by_key(table, &streamed_rows);
@@ -153,13 +160,14 @@ pub async fn values_are_the_same_in_every_form(harness: &dyn SourceHarness) -> O
 pub async fn keys_without_a_row_are_left_out(harness: &dyn SourceHarness) -> Outcome {
     let fixture = harness.fixture().await;
     let pipeline = Pipeline::new(harness, fixture.as_ref(), "left_out", &[Standard::Pairs]).await;
+    pipeline.open().await;
     let table = pipeline.table(Standard::Pairs);
     let row = |a: &str, b: &str| Write::Insert(Standard::Pairs, cells(&[a, b, "1"]));
     fixture.write(&[row("1", "x"), row("1", "y"), row("2", "x")]).await;
     let chunks = plan(pipeline.snapshots(), table, &fresh_ledger(), streamed(false)).await;
     let mut rows = Vec::new();
     for chunk in &chunks {
-        rows.extend(read_chunk(pipeline.snapshots(), table, chunk, async {}).await.rows);
+        rows.extend(read_chunk(fixture.as_ref(), pipeline.snapshots(), table, chunk, async {}).await.rows);
     }
     pipeline.snapshots().finish(&table.id).await;
     let keys: Vec<RowKey> = by_key(table, &rows).into_iter().map(|(key, _)| key).collect();

@@ -22,9 +22,9 @@ pub async fn ranges_are_a_chain_of_states(harness: &dyn SourceHarness) -> Outcom
     let tables = offered(harness);
     let pipeline = Pipeline::new(harness, fixture.as_ref(), "chain", &tables).await;
     let origin = pipeline.open().await;
-    let mut workload = Workload::new(11, &tables);
+    let mut workload = Workload::new(11, &tables).keeping_states();
     write(fixture.as_ref(), &mut workload, TRANSACTIONS).await;
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     let mut state = 0;
     for entry in pipeline.entries(&origin.confirmed).await {
         replica.apply(&entry);
@@ -59,7 +59,7 @@ pub async fn any_position_resumes(harness: &dyn SourceHarness) -> Outcome {
         all.extend(entries);
     }
     drop(stream);
-    let mut before = Replica::new(fixture.as_ref());
+    let mut before = Replica::new(fixture.as_ref(), harness.offers());
     let whole: Vec<usize> = (0..all.len()).filter(|&n| !all[n].is_piece()).collect();
     for (n, entry) in all.iter().enumerate() {
         before.apply(entry);
@@ -68,7 +68,8 @@ pub async fn any_position_resumes(harness: &dyn SourceHarness) -> Outcome {
             continue;
         }
         let restarted = pipeline.restarted(fixture.as_ref());
-        let mut after = Replica::of(fixture.as_ref(), before.tables.clone());
+        restarted.open().await;
+        let mut after = Replica::of(fixture.as_ref(), harness.offers(), before.tables.clone());
         for entry in restarted.entries(&entry.to).await {
             after.apply(&entry);
         }
@@ -89,7 +90,7 @@ pub async fn what_is_not_acknowledged_comes_again(harness: &dyn SourceHarness) -
         let restarted = pipeline.restarted(fixture.as_ref());
         let reopened = restarted.open().await;
         assert_eq!(reopened.confirmed, origin.confirmed, "nobody acknowledged anything");
-        let mut replica = Replica::new(fixture.as_ref());
+        let mut replica = Replica::new(fixture.as_ref(), harness.offers());
         for entry in restarted.entries(&origin.confirmed).await {
             replica.apply(&entry);
         }
@@ -110,7 +111,7 @@ pub async fn what_is_acknowledged_is_gone_and_nothing_else(harness: &dyn SourceH
     let target = pipeline.end().await;
     let mut stream = pipeline.stream(&origin.confirmed, Some(&target)).await;
     let entries = read_to(stream.as_mut(), &origin.confirmed, &target).await;
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     for entry in &entries {
         replica.apply(entry);
     }
@@ -120,6 +121,7 @@ pub async fn what_is_acknowledged_is_gone_and_nothing_else(harness: &dyn SourceH
     wait_confirmed(&pipeline, stream, &durable).await;
 
     let restarted = pipeline.restarted(fixture.as_ref());
+    restarted.open().await;
     for entry in restarted.entries(&durable).await {
         replica.apply(&entry);
     }
@@ -160,7 +162,7 @@ pub async fn a_large_transaction_is_whole(harness: &dyn SourceHarness) -> Outcom
     fixture.write(&(0..rows).map(row).collect::<Vec<_>>()).await;
     fixture.write(&[Write::Delete(Standard::Items, cells(&["3"]))]).await;
     let entries = pipeline.entries(&origin.confirmed).await;
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     let mut open = 0;
     for entry in &entries {
         replica.apply(entry);
@@ -189,7 +191,7 @@ pub async fn truncates_are_told(harness: &dyn SourceHarness) -> Outcome {
     let item = |id: &str| Write::Insert(Standard::Items, cells(&[id, "n", "1", "∅"]));
     fixture.write(&[item("900"), Write::Truncate(Standard::Items), item("901"), item("900")]).await;
     fixture.write(&[Write::Truncate(Standard::Codes)]).await;
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     for entry in pipeline.entries(&origin.confirmed).await {
         replica.apply(&entry);
     }
@@ -207,6 +209,7 @@ pub async fn an_idle_source_reaches_its_target(harness: &dyn SourceHarness) -> O
     assert!(entries.iter().all(|entry| entry.changes() == 0), "nobody wrote");
     let at = entries.last().map_or(origin.confirmed, |entry| entry.to.clone());
     let again = pipeline.restarted(fixture.as_ref());
+    again.open().await;
     let from_there = again.entries(&at).await;
     assert!(from_there.iter().all(|entry| entry.changes() == 0), "nobody wrote");
     Outcome::Passed
@@ -261,7 +264,7 @@ pub async fn next_may_be_dropped(harness: &dyn SourceHarness) -> Outcome {
     if at < last {
         entries.extend(pipeline.entries(&at).await);
     }
-    let mut replica = Replica::new(fixture.as_ref());
+    let mut replica = Replica::new(fixture.as_ref(), harness.offers());
     for entry in &entries {
         replica.apply(entry);
     }

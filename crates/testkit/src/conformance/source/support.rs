@@ -176,6 +176,7 @@ pub(crate) struct ReadChunk {
 
 /// Begins to read a chunk, does `between`, and reads it to its end.
 pub(crate) async fn read_chunk(
+    fixture: &dyn SourceFixture,
     snapshots: &dyn Snapshots,
     table: &Arc<TableSchema>,
     chunk: &Chunk,
@@ -188,11 +189,20 @@ pub(crate) async fn read_chunk(
     let mark = reader.mark().clone();
     between.await;
     let mut rows = Vec::new();
+    let mut bulk: Option<(&'static str, Vec<u8>)> = None;
     while let Some(part) = ok(patiently("the rest of a chunk", reader.next()).await) {
         match part {
             ChunkPart::Rows(batch) => rows.push(batch),
-            ChunkPart::Bulk(_) => panic!("bulk bytes were not asked for"),
+            ChunkPart::Bulk(piece) => {
+                let (form, stream) = bulk.get_or_insert((piece.form, Vec::new()));
+                assert_eq!(*form, piece.form, "pieces of one stream have one form");
+                stream.extend_from_slice(&piece.bytes);
+            }
         }
+    }
+    if let Some((form, stream)) = bulk {
+        assert!(rows.is_empty(), "a chunk comes in one form");
+        rows.push(fixture.unbulk(table, form, &stream));
     }
     assert_eq!(*reader.mark(), mark, "a chunk's mark is fixed before its first row");
     ReadChunk { mark, rows }

@@ -12,11 +12,15 @@ use crate::conformance::replica::{Replica, decode_full};
 use crate::conformance::report::Outcome;
 use crate::conformance::tables::{Row, Standard};
 use crate::conformance::workload::Workload;
+use crate::memory::Random;
 
 use super::support::{
     Pipeline, assert_rows, enter, fresh_ledger, next, offered, ok, plan, read_chunk, streamed, truth,
 };
-use super::{SourceFixture, SourceHarness};
+use super::{SourceFixture, SourceHarness, SourceOffers};
+
+/// Rows of each table before its window: several blocks, where chunks are made of those.
+const ROWS: u64 = 300;
 
 /// In whichever way the source cuts by itself.
 pub async fn each_row_comes_exactly_once(harness: &dyn SourceHarness) -> Outcome {
@@ -39,13 +43,21 @@ async fn exactly_once(harness: &dyn SourceHarness, seed: u64, resumable: bool) {
     let tables = offered(harness);
     let mut workload = Workload::new(seed, &tables);
     for &table in &tables {
-        fixture.write(&workload.fill(table, 90)).await;
+        let mut rows = workload.fill(table, ROWS);
+        if seed % 2 == 1 {
+            // Not in the order of the key: where that decides how a table is cut, both ways are taken.
+            Random::new(seed).shuffle(&mut rows);
+        }
+        fixture.write(&rows).await;
     }
+    fixture.analyze().await;
     let pipeline = Pipeline::new(harness, fixture.as_ref(), "window", &tables).await;
     let origin = pipeline.open().await;
-    let mut window = Window::new(fixture.as_ref(), pipeline, origin.confirmed);
+    let mut window = Window::new(fixture.as_ref(), harness.offers(), pipeline, origin.confirmed);
     for &table in &tables {
-        window.load(&mut workload, table, resumable).await;
+        let chunks = window.load(&mut workload, table, resumable).await;
+        let enough = table != Standard::Items || chunks >= harness.chunks_min();
+        assert!(enough, "{chunks} chunks are too few for this case");
     }
     write(fixture.as_ref(), &mut workload, 5).await;
     window.stream_to_end().await;
@@ -71,28 +83,30 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn new(fixture: &'a dyn SourceFixture, pipeline: Pipeline, at: Position) -> Self {
+    fn new(fixture: &'a dyn SourceFixture, offers: SourceOffers, pipeline: Pipeline, at: Position) -> Self {
         let ledgers =
             pipeline.request.tables.iter().map(|table| (table.id.clone(), fresh_ledger())).collect();
-        Self { fixture, pipeline, ledgers, replica: Replica::new(fixture), at }
+        Self { fixture, pipeline, ledgers, replica: Replica::new(fixture, offers), at }
     }
 
-    /// Loads a table's chunks, with writes before, inside and after each.
-    async fn load(&mut self, workload: &mut Workload, standard: Standard, resumable: bool) {
+    /// Loads a table's chunks, with writes before, inside and after each; how many there were.
+    async fn load(&mut self, workload: &mut Workload, standard: Standard, resumable: bool) -> usize {
         let table = self.pipeline.table(standard).clone();
         let snapshots = self.pipeline.snapshots();
-        let Some(state) = self.ledgers.get_mut(&table.id) else { return };
-        for chunk in plan(snapshots, &table, state, streamed(resumable)).await {
+        let Some(state) = self.ledgers.get_mut(&table.id) else { return 0 };
+        let chunks = plan(snapshots, &table, state, streamed(resumable)).await;
+        for chunk in &chunks {
             write(self.fixture, workload, 2).await;
             let inside = write(self.fixture, workload, 2);
-            let read = read_chunk(snapshots, &table, &chunk, inside).await;
+            let read = read_chunk(self.fixture, snapshots, &table, chunk, inside).await;
             for rows in &read.rows {
                 self.replica.load(&table, rows);
             }
-            enter(state, &chunk, &read);
+            enter(state, chunk, &read);
         }
         write(self.fixture, workload, 1).await;
         snapshots.finish(&table.id).await;
+        chunks.len()
     }
 
     /// Applies everything committed now, cut by the ledgers.
@@ -161,12 +175,12 @@ pub async fn a_chunk_sees_what_was_streamed_before(harness: &dyn SourceHarness) 
     let table = pipeline.table(Standard::Items);
     let snapshots = pipeline.snapshots();
 
-    let early = first_mark(&pipeline).await;
+    let early = first_mark(fixture.as_ref(), &pipeline).await;
     write(fixture.as_ref(), &mut workload, 10).await;
     let entries = pipeline.entries(&origin.confirmed).await;
     let shown: Vec<u64> = entries.iter().flat_map(|entry| entry.transactions.iter().map(|t| t.id)).collect();
     assert!(!shown.is_empty(), "the writes came through the stream");
-    let late = first_mark(&pipeline).await;
+    let late = first_mark(fixture.as_ref(), &pipeline).await;
     assert!(ok(snapshots.saw(&late, &shown)), "a later chunk saw all of them");
     for &transaction in &shown {
         assert!(!ok(snapshots.saw(&early, &[transaction])), "an earlier chunk saw none of them");
@@ -178,10 +192,10 @@ pub async fn a_chunk_sees_what_was_streamed_before(harness: &dyn SourceHarness) 
     Outcome::Passed
 }
 
-async fn first_mark(pipeline: &Pipeline) -> ReadMark {
+async fn first_mark(fixture: &dyn SourceFixture, pipeline: &Pipeline) -> ReadMark {
     let table = pipeline.table(Standard::Items);
     let chunks: Vec<Chunk> = plan(pipeline.snapshots(), table, &fresh_ledger(), streamed(true)).await;
-    let read = read_chunk(pipeline.snapshots(), table, &chunks[0], async {}).await;
+    let read = read_chunk(fixture, pipeline.snapshots(), table, &chunks[0], async {}).await;
     pipeline.snapshots().finish(&table.id).await;
     read.mark
 }
