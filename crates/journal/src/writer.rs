@@ -168,7 +168,10 @@ impl Drop for Writer {
             self.shared.lock().failure = Some(Failure::of(&Error::bug("the journal's writer panicked")));
         }
         self.output = None;
-        self.lock = None;
+        // Unlocked, not only closed: a child that this process just forked may hold the file open until it execs.
+        if let Some(Err(error)) = self.lock.take().map(|lock| lock.unlock()) {
+            tracing::warn!(error = %error, "the journal's lock is held until this process ends");
+        }
         self.durable = None;
         self.shared.wake_all();
     }
