@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params_from_iter};
 use syncline_core::{
     Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, CutPlan, Error, PipelineName, ReadMark, Result,
-    SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
+    SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
 };
 use tokio::task::JoinHandle;
 
@@ -243,7 +243,7 @@ fn pieces(
     };
     let span = greatest.abs_diff(least).saturating_add(1);
     let rows = table.rows_estimated.unwrap_or(span).min(span);
-    let count = rows.div_ceil(CHUNK_ROWS).clamp(1, CHUNKS_MAX);
+    let count = rows.div_ceil(failpoint::size("chunk_rows", CHUNK_ROWS)).clamp(1, CHUNKS_MAX);
     let width = span.div_ceil(count);
     let mut pieces = Vec::new();
     let mut begin = from;

@@ -240,9 +240,7 @@ impl SourceHarness for SourceOnServer {
     }
 
     fn chunks_min(&self) -> usize {
-        // `SYNCLINE_FAILPOINT=chunk_bytes=size:8192` with the failpoints compiled in: what is one chunk else is several.
-        let small = std::env::var("SYNCLINE_FAILPOINT").is_ok_and(|points| points.contains("chunk_bytes"));
-        if cfg!(feature = "failpoints") && small { 2 } else { 1 }
+        if super::sizes_are_small() { 2 } else { 1 }
     }
 
     async fn fixture(&self) -> Box<dyn SourceFixture> {
@@ -353,4 +351,12 @@ async fn the_destination_conforms() {
     let Some(databases) = Databases::start() else { return };
     let harness = DestinationOnServer::new(databases).await;
     destination::run_all(&harness).await.assert_passed(&[]);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn the_source_conforms_in_several_chunks() {
+    if syncline_testkit::postgres::Installation::find_or_skip(None).is_some() {
+        super::run_with_small_sizes("conformance::postgres::the_source_conforms", "chunk_bytes=size:65536");
+    }
 }

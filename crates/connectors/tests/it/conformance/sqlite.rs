@@ -167,6 +167,10 @@ impl SourceHarness for SourceOnFile {
         Carry::Native
     }
 
+    fn chunks_min(&self) -> usize {
+        if super::sizes_are_small() { 2 } else { 1 }
+    }
+
     async fn fixture(&self) -> Box<dyn SourceFixture> {
         let file = File::new();
         KEYED.iter().for_each(|table| file.execute(table.create_statement()));
@@ -235,7 +239,15 @@ impl DestinationHarness for DestinationOnFile {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_source_conforms() {
     let not_offered = ["stream::truncates_are_told", "life::settled_waits_for_open_transactions"];
-    source::run_all(&SourceOnFile).await.assert_passed(&not_offered);
+    // With small sizes only the cases about chunks run.
+    let not_offered = if super::sizes_are_small() { &[][..] } else { &not_offered };
+    source::run_all(&SourceOnFile).await.assert_passed(not_offered);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn the_source_conforms_in_several_chunks() {
+    super::run_with_small_sizes("conformance::sqlite::the_source_conforms", "chunk_rows=size:40");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
