@@ -39,7 +39,9 @@ impl Streams for SqliteSource {
         }
         let (path, wanted) = (self.path.clone(), request.clone());
         let log = blocking(move || capture::install(&mut open_writer(&path)?, &wanted)).await?;
-        failpoint::hit("slot_made")?;
+        if log.created {
+            failpoint::hit("slot_made")?;
+        }
         *self.pipeline.lock() = Some(request.pipeline.clone());
         Ok(Origin {
             confirmed: Position::from_u64(log.acknowledged),

@@ -245,3 +245,28 @@ async fn a_table_without_a_key_is_refused_before_anything_is_made() {
     assert_eq!((found.severity, found.table.as_ref().unwrap().name.as_str()), (Severity::Error, "k"));
     assert!(found.remedy.is_some());
 }
+
+/// In the old journal modes readers and writers take turns; what arrives is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_with_a_rollback_journal_is_followed_too() {
+    let world = World::new(
+        "PRAGMA journal_mode = delete; CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 1)",
+    );
+    let findings = world.source().check(&Selection::all(Carry::Native), true).await.unwrap();
+    let found = findings.iter().find(|finding| finding.code == "journal_mode").unwrap();
+    assert_eq!(
+        (found.severity, found.remedy.as_deref()),
+        (Severity::Warning, Some("PRAGMA journal_mode = WAL"))
+    );
+    let mut running = world.start().await;
+    for round in 0..20 {
+        world.write(&format!("INSERT INTO t(v) VALUES ({round}); UPDATE t SET v = v + 1 WHERE id % 3 = 0; DELETE FROM t WHERE id = {round}"));
+        running.catch_up().await;
+    }
+    world.assert_equal();
+    assert_eq!(
+        one::<String>(&world.app, "PRAGMA journal_mode"),
+        "delete",
+        "the source's file is left as it is"
+    );
+}
