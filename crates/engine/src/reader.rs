@@ -38,6 +38,8 @@ pub(crate) async fn read(attempt: Arc<Attempt>, stop: CancellationToken) -> Resu
             StreamEvent::TableStopped { table, error } => stop_table(&attempt, &table, &error).await,
         }
     }
+    stream.acknowledge(&journal.durable().borrow().clone());
+    stream.close().await;
     Ok(())
 }
 
