@@ -43,7 +43,9 @@ impl Affinity {
             (Self::Blob, _) | (_, ValueRef::Null | ValueRef::Blob(_)) | (Self::Text, ValueRef::Text(_)) => {
                 true
             }
-            (Self::Numeric, ValueRef::Integer(_)) | (Self::Real, ValueRef::Real(_)) => true,
+            (Self::Numeric, ValueRef::Integer(_)) => true,
+            // Reals without a fraction lie in the file as integers, and integers have no negative zero.
+            (Self::Real, ValueRef::Real(number)) => number != 0.0 || number.is_sign_positive(),
             (Self::Text, ValueRef::Integer(_) | ValueRef::Real(_)) | (Self::Real, ValueRef::Integer(_)) => {
                 false
             }
@@ -77,6 +79,7 @@ mod tests {
             any::<i64>().prop_map(Value::Integer),
             any::<f64>().prop_filter("NaN is NULL", |f| !f.is_nan()).prop_map(Value::Real),
             any::<i32>().prop_map(|n| Value::Real(f64::from(n))),
+            Just(Value::Real(-0.0)),
             "[ ]?[+-]?[0-9]{0,3}[.]?[0-9]{0,3}(e[+-]?[0-9]{1,2})?[ ]?".prop_map(Value::Text),
             "[0-9a-z ]{0,4}".prop_map(Value::Text),
         ]
