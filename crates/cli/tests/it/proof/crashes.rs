@@ -146,14 +146,14 @@ async fn killed_at_every_step_of_the_stream() {
             writers.go_on_for(150).await;
         }
         // The end of the log is not near before the writers rest.
-        if place == "change_over" {
-            if let Some(a) = writers.take() {
-                Writers::stop(a)
-            }
+        if place == "change_over"
+            && let Some(writers) = writers.take()
+        {
+            writers.stop();
         }
         let _ = killed_at(&pair, place, n, &[]);
-        if let Some(_writers) = writers {
-            Writers::stop(_writers)
+        if let Some(writers) = writers {
+            writers.stop();
         }
         restart(&pair, &[]);
         pair.assert_same().await;

@@ -12,6 +12,8 @@ use crate::process::{EndsWith, RUN_MAX};
 
 const BUDGET: &str = "64MiB";
 const BUDGET_BYTES: u64 = 64 << 20;
+/// More than a transaction of the hot table takes in the journal.
+const TRANSACTION_BYTES_MAX: u64 = 2 << 20;
 /// How long the other table is watched.
 const WATCHED: Duration = Duration::from_secs(25);
 /// How often a row is written to it.
@@ -62,7 +64,11 @@ async fn a_hot_table_under_a_slow_snapshot_does_not_hold_up_another() {
         journal_bytes_max > BUDGET_BYTES / 8,
         "the journal was never under pressure: {journal_bytes_max}"
     );
-    assert!(journal_bytes_max <= BUDGET_BYTES, "the journal holds {journal_bytes_max} bytes");
+    // A transaction that has begun is taken to its end.
+    assert!(
+        journal_bytes_max <= BUDGET_BYTES + TRANSACTION_BYTES_MAX,
+        "the journal holds {journal_bytes_max} bytes"
+    );
 
     running.terminate();
     let _ = running.wait(RUN_MAX).ends_with(0);

@@ -1,5 +1,7 @@
 //! Whether a table that exists can take the rows of a source's table, exactly.
 
+use std::borrow::Cow;
+
 use syncline_core::{Carriage, Column, Error, Family, Result, TableId, TableSchema};
 
 use super::super::definition::Definition;
@@ -107,16 +109,30 @@ fn column_misfit(column: &Column, expected: &str, there: Option<&ExistingColumn>
 
 /// Whether every value of type `from` can stand in a column of type `to` unchanged, in the same binary form.
 fn accepts(from: &str, to: &str) -> bool {
+    let (from, to) = (plainly_qualified(from), plainly_qualified(to));
     if from == to {
         return true;
     }
-    let ((from, from_modifier), (to, to_modifier)) = (split(from), split(to));
+    let ((from, from_modifier), (to, to_modifier)) = (split(&from), split(&to));
     let same_base = from == to;
     match (from_modifier, to_modifier) {
         // `character` and `bit` without modifier are one long, and `format_type` never writes them so.
         (_, None) => same_base || (from == "character varying" && to == "text"),
         (None, Some(_)) => false,
         (Some(from_modifier), Some(to_modifier)) => same_base && widens(&from, &from_modifier, &to_modifier),
+    }
+}
+
+/// A type's text without the quotes around its schema that are not needed: a renamed schema always has them, the
+/// catalogue's text only where they are needed.
+fn plainly_qualified(sql_type: &str) -> Cow<'_, str> {
+    let plain = |schema: &str| {
+        let first = schema.chars().next().is_some_and(|first| first.is_ascii_lowercase() || first == '_');
+        first && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    match sql_type.strip_prefix('"').and_then(|rest| rest.split_once("\".")) {
+        Some((schema, name)) if plain(schema) => Cow::Owned(format!("{schema}.{name}")),
+        _ => Cow::Borrowed(sql_type),
     }
 }
 
@@ -159,5 +175,13 @@ mod tests {
         assert!(!accepts("timestamp without time zone", "timestamp with time zone"));
         assert!(!accepts("integer", "bigint"));
         assert!(accepts("\"A(b)\".t", "\"A(b)\".t"));
+    }
+
+    #[test]
+    fn a_schema_is_the_same_with_quotes_and_without_where_they_are_not_needed() {
+        assert!(accepts("\"mapped\".mood", "mapped.mood"));
+        assert!(accepts("\"order\".mood[]", "\"order\".mood[]"));
+        assert!(!accepts("\"Mapped\".mood", "mapped.mood"));
+        assert!(!accepts("\"char\"", "char"));
     }
 }
