@@ -175,3 +175,21 @@ async fn rows_at_the_destination_are_touched_only_as_prepare_says() {
         pair.source.execute(SHOP, "INSERT INTO item VALUES (400, 'again', 1)").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_alone_carries_changes_to_tables_that_were_equal() {
+    let Some(pair) = Pair::start().await else { return };
+    let table = "CREATE TABLE item (id int PRIMARY KEY, name text);
+        INSERT INTO item SELECT i, 'item ' || i FROM generate_series(1, 300) i";
+    pair.source.execute(SHOP, table).await;
+    pair.ask_destination(table);
+    pair.run_well(&["--mode", "stream"]);
+    pair.source
+        .execute(SHOP, "UPDATE item SET name = 'new' WHERE id < 9; DELETE FROM item WHERE id > 290")
+        .await;
+    let ended = pair.run_well(&["--mode", "stream"]);
+    assert!(ended.stdout.contains("18 read"), "{}", ended.stdout);
+    pair.assert_same().await;
+    pair.drop_pipeline();
+    pair.assert_nothing_left();
+}
