@@ -141,6 +141,7 @@ pub struct Durable {
     /// What became of the changes.
     pub counts: Counts,
     /// Rows that went on the re-read list in this commit (`Delta::reread_missing`): their absent columns had no row to
-    /// come from. Nothing was written for them, except that their old key was deleted.
+    /// come from. Nothing stands at their keys after it, neither at the old one nor at the new one: what stood there was
+    /// another row, from which a later move would be completed.
     pub rereads: Vec<(TableId, RowKey)>,
 }

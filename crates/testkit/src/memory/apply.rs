@@ -89,6 +89,8 @@ impl<'a> Keyed<'a> {
         }
         for change in first..self.keys.len() {
             if missing.contains(&change) {
+                // Another row may stand there still.
+                rows.remove(&self.keys[change]);
                 applied.counts.rereads += 1;
                 applied.rereads.push(self.keys[change].clone());
             } else if self.write(change, rows, before[change].as_deref()) || gone[change] {

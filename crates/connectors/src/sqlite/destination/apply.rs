@@ -131,6 +131,11 @@ impl<'a> Work<'a> {
         let filled = self.fill(batch, first)?;
         for row in first..batch.len() {
             self.delete_for(batch, row)?;
+            // What stands where a row would go that must be read again is another row.
+            if let Some(None) = filled.get(&row) {
+                let key = self.key(batch, row)?;
+                self.delete(&key)?;
+            }
         }
         for row in first..batch.len() {
             if batch.operations[row] == Operation::Delete {

@@ -179,8 +179,8 @@ pub async fn unchanged_rows_are_counted_and_left_alone(harness: &dyn Destination
     Outcome::Passed
 }
 
-/// A row whose absent columns have no row to come from goes on the re-read list, in the same commit; only its old key
-/// goes. Read again, it comes as a load of its own, and a key without a row as a delete.
+/// A row whose absent columns have no row to come from goes on the re-read list, in the same commit. Its old key goes, and
+/// what stood at its new key goes too: it is another row, which a later move must not be completed from. Read again, it comes as a load of its own, and a key without a row as a delete.
 pub async fn rows_without_an_origin_are_read_again(harness: &dyn DestinationHarness) -> Outcome {
     let fixture = harness.fixture().await;
     let held = Held::begin(fixture.as_ref(), "rereads").await;
@@ -189,17 +189,18 @@ pub async fn rows_without_an_origin_are_read_again(harness: &dyn DestinationHarn
     let list = vec![
         TextChange::update(item("7", "new", "∅")).without(&[3]),
         TextChange::update(item("8", "new", "∅")).from(key("70")).without(&[3]),
+        TextChange::update(item("1", "new", "∅")).from(key("71")).without(&[3]),
         TextChange::update(item("2", "b2", "∅")).without(&[3]),
         TextChange::insert(item("9", "whole", "y")),
     ];
     let mut durable = ok(held.change(Standard::Items, list).await);
-    let keys = ["7", "8"].map(|id| row_key(fixture.as_ref(), &table, &key(id)));
+    let keys = ["1", "7", "8"].map(|id| row_key(fixture.as_ref(), &table, &key(id)));
     let mut expected: Vec<_> = keys.iter().map(|key| (table.id.clone(), key.clone())).collect();
     durable.rereads.sort();
     expected.sort();
     assert_eq!(durable.rereads, expected);
-    assert_eq!((durable.counts.applied, durable.counts.rereads), (2, 2));
-    let rows = [item("1", "a", "x"), item("2", "b2", "x"), item("9", "whole", "y")];
+    assert_eq!((durable.counts.applied, durable.counts.rereads), (2, 3));
+    let rows = [item("2", "b2", "x"), item("9", "whole", "y")];
     held.assert_holds(Standard::Items, &rows).await;
     let held = held.reopened().await;
     let listed = held.checkpoint().await.tables[&table.id].rereads.clone();

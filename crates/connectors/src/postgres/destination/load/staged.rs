@@ -233,6 +233,12 @@ fn statements(shape: &Shape, sorted: &Sorted, stage: &str) -> Vec<(String, Count
         if !shape.touchy.is_empty() {
             statements.push((sql.fill_touched(stage, &sorted.masks), Counted::Not));
         }
+        // What stands where a moved row would go that must be read again is another row: a later move would be completed
+        // from it.
+        if !sorted.moved.is_empty() {
+            let missing = "s.mask <> 0 AND s.o0 IS NOT NULL AND ";
+            statements.push((sql.delete(&source, 'c', missing), Counted::Not));
+        }
         statements.push((sql.take_missing(stage), Counted::Missing));
     }
     if !sorted.deletes.is_empty() {
