@@ -121,6 +121,22 @@ impl Attempt {
         self.checkpoint().lanes.get(lane).cloned()
     }
 
+    pub(crate) fn phase_of(&self, table: &TableId) -> Option<TablePhase> {
+        self.checkpoint().tables.get(table).map(|state| state.phase)
+    }
+
+    /// A table's state with the entries of its ledger from a number on, and without its re-read list.
+    pub(crate) fn ledger_since(&self, table: &TableId, n: u32) -> Option<TableState> {
+        let checkpoint = self.checkpoint();
+        let state = checkpoint.tables.get(table)?;
+        Some(TableState {
+            phase: state.phase,
+            generation: state.generation,
+            chunks: state.chunks.range(n..).map(|(n, entry)| (*n, entry.clone())).collect(),
+            rereads: std::collections::BTreeSet::new(),
+        })
+    }
+
     /// Tables in a phase that have not stopped.
     pub(crate) fn tables_in(&self, phase: TablePhase) -> Vec<Arc<TableSchema>> {
         let checkpoint = self.checkpoint();

@@ -122,9 +122,10 @@ impl Loader {
         let passed = self.apart.get(&table.id).map(|lane| lane.passed.clone());
         let next = match (self.closing.get_mut(&table.id), passed) {
             (Some(Closing::Window(end)), Some(passed)) if passed >= *end => {
+                // No read of the ledger saw anything that is still to come: from here it judges only what is read again.
+                self.settled.insert(table.id.clone(), next_number(state));
                 if !state.rereads.is_empty() {
-                    self.reread(table, true).await?;
-                    Some(Closing::Window(source_end(&self.attempt).await?))
+                    Some(self.reread_in_window(table).await?)
                 } else if loaded {
                     None
                 } else {
@@ -135,6 +136,9 @@ impl Loader {
                 task.join().await?;
                 Some(Closing::Returning)
             }
+            (Some(Closing::Returning), Some(_)) if !state.rereads.is_empty() => {
+                Some(self.reread_in_window(table).await?)
+            }
             (Some(Closing::Returning), Some(_)) => return Ok(self.rejoin(table, state).await? || loaded),
             _ => None,
         };
@@ -143,6 +147,13 @@ impl Loader {
             self.closing.insert(table.id.clone(), next);
         }
         Ok(loaded || advanced)
+    }
+
+    /// Reads listed rows again; the window then ends at the log's end as it is after that.
+    async fn reread_in_window(&mut self, table: &Arc<TableSchema>) -> Result<Closing> {
+        let in_window = self.attempt.table_state(&table.id).is_some_and(|s| s.phase == TablePhase::Closing);
+        self.reread(table, in_window).await?;
+        Ok(Closing::Window(source_end(&self.attempt).await?))
     }
 
     /// Applies what waits for a table's lane, up to the main lane's place; cut by its ledger while it is in its window.
@@ -167,8 +178,9 @@ impl Loader {
             }
         };
         // The ledger is read with the window held: no chunk can enter it between the cut and what the lane remembers.
-        let judge = judge_of(&attempt, table)?;
-        let window = judge.as_deref().map(|judge| Window { judge, applied });
+        let settled = self.settled.get(&table.id).copied();
+        let judge = judge_of(&attempt, table, settled)?;
+        let window = Some(Window { judge: judge.as_deref(), settled: settled.is_some(), applied });
         let filled =
             fill::fill(&attempt, &self.journal, lane, &BTreeSet::new(), window, Some(&limit)).await?;
         match filled {
@@ -203,12 +215,25 @@ impl Loader {
     }
 }
 
-/// The judge of a table in its window; a consistent table has none.
-fn judge_of(attempt: &Attempt, table: &Arc<TableSchema>) -> Result<Option<Box<dyn CutPlan>>> {
-    let Some(state) = attempt.table_state(&table.id) else { return Ok(None) };
+/// The number that the next chunk or re-read of a table gets.
+pub(crate) fn next_number(state: &TableState) -> u32 {
+    state.chunks.keys().next_back().map_or(0, |n| n + 1)
+}
+
+/// The judge of a table in its window. None once nothing that its ledger speaks of is still to come; a consistent table
+/// has none either. `settled`: entries below this number have nothing to say any more.
+fn judge_of(
+    attempt: &Attempt,
+    table: &Arc<TableSchema>,
+    settled: Option<u32>,
+) -> Result<Option<Box<dyn CutPlan>>> {
+    let Some(state) = attempt.ledger_since(&table.id, settled.unwrap_or(0)) else { return Ok(None) };
+    if state.phase == TablePhase::Consistent || (settled.is_some() && state.chunks.is_empty()) {
+        return Ok(None);
+    }
     match attempt.context.pipeline.source.snapshots() {
-        Some(snapshots) if state.phase != TablePhase::Consistent => snapshots.cut(table, &state).map(Some),
-        _ => Ok(None),
+        Some(snapshots) => snapshots.cut(table, &state).map(Some),
+        None => Ok(None),
     }
 }
 

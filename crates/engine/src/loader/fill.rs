@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use syncline_core::{
-    Change, ChangeBatch, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
-    Result, RowKey, TableId, TablePhase,
+    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
+    Result, RowKey, TableId, TablePhase, Verdict,
 };
 use syncline_journal::Journal;
 
@@ -17,9 +17,13 @@ use crate::summary::Sum;
 
 /// Memory a part may take before it is written.
 const PART_BYTES_MAX: usize = 16 << 20;
-/// Judges the changes of a table in its window, and remembers what the lane applies.
+
+/// Judges the changes of a table that is apart, and remembers what its lane applies.
 pub(crate) struct Window<'a> {
-    pub(crate) judge: &'a dyn CutPlan,
+    pub(crate) judge: Option<&'a dyn CutPlan>,
+    /// Whether the judge knows re-reads only: the lane has passed the window of every chunk, and what no re-read speaks of
+    /// applies.
+    pub(crate) settled: bool,
     pub(crate) applied: &'a mut Applied,
 }
 
@@ -124,7 +128,7 @@ impl<'a> Filler<'a> {
     ) -> Result<()> {
         let id = &batch.table.id;
         self.sum.read += carried(self.attempt, entry, batch);
-        if self.attempt.table_state(id).is_none_or(|state| state.phase == TablePhase::NeedsSnapshot) {
+        if self.attempt.phase_of(id).is_none_or(|phase| phase == TablePhase::NeedsSnapshot) {
             self.sum.let_go += batch.len() as u64;
             return Ok(());
         }
@@ -134,7 +138,12 @@ impl<'a> Filler<'a> {
             }
             self.newest_commit_us = self.newest_commit_us.max(newest.committed_at_us);
         }
-        let decisions = window.as_ref().map(|window| judge(window.judge, entry, batch)).transpose()?;
+        let decisions = match &window {
+            Some(Window { judge: Some(judge), settled, .. }) => {
+                Some(decisions(*judge, *settled, entry, batch)?)
+            }
+            _ => None,
+        };
         let applied = transactions_of(entry, batch);
         match window {
             Some(window) => window.applied.add(applied),
@@ -190,17 +199,37 @@ impl<'a> Filler<'a> {
     }
 }
 
-fn judge(judge: &dyn CutPlan, entry: &Entry, batch: &ChangeBatch) -> Result<Vec<Decision>> {
+fn decisions(
+    judge: &dyn CutPlan,
+    settled: bool,
+    entry: &Entry,
+    batch: &ChangeBatch,
+) -> Result<Vec<Decision>> {
     let cuts = judge.judge(batch, &entry.transactions)?;
     if cuts.len() != batch.len() {
         return Err(Error::bug("a cut does not fit its batch").with_table(&batch.table.id));
     }
-    let decision = |(row, cut)| decide(batch.operations[row], batch.old_row(row).is_some(), cut);
+    let decision = |(row, cut)| {
+        let operation = batch.operations[row];
+        let cut = if settled { after_the_chunks(operation, cut) } else { cut };
+        decide(operation, batch.old_row(row).is_some(), cut)
+    };
     let decisions: Vec<_> = cuts.into_iter().enumerate().map(decision).collect();
     if decisions.contains(&Decision::StartOver) {
         return Err(crate::loader::closing::truncated(&batch.table.id));
     }
     Ok(decisions)
+}
+
+/// A cut by re-reads alone: a key that none of them read applies. A truncate that a re-read saw is still to come for the
+/// rest of the table.
+fn after_the_chunks(operation: Operation, cut: Cut) -> Cut {
+    let applies = |verdict| match verdict {
+        Verdict::Unread => Verdict::Apply,
+        Verdict::Seen if operation == Operation::Truncate => Verdict::Mixed,
+        verdict => verdict,
+    };
+    Cut { new: applies(cut.new), old: applies(cut.old) }
 }
 
 /// The source's numbers of the transactions a batch has changes of.

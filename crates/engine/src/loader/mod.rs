@@ -38,6 +38,8 @@ pub(crate) struct Loader {
     /// Lanes of tables in their window, of tables that wait, and of tables that come back.
     apart: BTreeMap<TableId, LaneReader>,
     closing: BTreeMap<TableId, Closing>,
+    /// Tables whose lane has passed the window of every chunk: ledger entries below this number are history.
+    settled: BTreeMap<TableId, u32>,
     pressure: Pressure,
     foreign_keys_done: bool,
     progress_committed_at: Instant,
@@ -75,6 +77,7 @@ impl Loader {
             main,
             apart,
             closing: BTreeMap::new(),
+            settled: BTreeMap::new(),
             pressure: Pressure::default(),
             foreign_keys_done: false,
             progress_committed_at: now,

@@ -17,6 +17,7 @@ use syncline_core::{
 };
 
 use crate::loader::Loader;
+use crate::loader::closing::next_number;
 use crate::loader::fill::operations_of;
 
 /// Keys read at once.
@@ -47,7 +48,7 @@ impl Loader {
             source.snapshots().ok_or_else(|| Error::bug("a re-read of a source without snapshots"))?;
         let wanted = RowKey::to_batch(&keys, table)?;
         let (rows, mark) = self.read_what_was_applied(table, &wanted).await?;
-        let n = state.chunks.keys().next_back().map_or(0, |n| n + 1);
+        let n = next_number(&state);
         let mut changes = vec![Change::RemoveReread { table: table.id.clone(), keys: keys.clone() }];
         if in_window {
             let range = snapshots.range_of_keys(table, &wanted)?;
