@@ -1,7 +1,7 @@
 //! Time, processor time and peak memory of child processes, from `/proc`.
 
 use std::fs;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,16 @@ impl Together {
     /// Adds a process that was just started.
     pub(super) fn add(&mut self, child: Child) {
         self.processes.push(Watched { child, peak_bytes: 0, cpu_seconds: 0.0 });
+    }
+
+    /// Asks all of them to end, as Ctrl-C does, and waits.
+    pub(super) fn stop(&mut self) -> Outcome {
+        for watched in &self.processes {
+            let id = watched.child.id().to_string();
+            let sent = Command::new("kill").args(["-INT", &id]).status();
+            let _ = sent.map_err(|error| format!("cannot stop process {id}: {error}"))?;
+        }
+        self.wait()
     }
 
     /// Waits for all of them, and requires their success.

@@ -2,9 +2,17 @@
 //! the product. What they say is in `benches/README.md`.
 
 #[cfg(feature = "bench")]
+mod backlog;
+#[cfg(feature = "bench")]
+mod latency;
+#[cfg(feature = "bench")]
 mod machine;
 #[cfg(feature = "bench")]
 mod measure;
+#[cfg(feature = "bench")]
+mod native;
+#[cfg(feature = "bench")]
+mod pair;
 #[cfg(feature = "bench")]
 mod report;
 #[cfg(feature = "bench")]

@@ -25,12 +25,12 @@ pub(super) fn table(title: &str, unit: &str, count: u64, sides: &[Side; 2]) -> S
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "| {} | {rate:.0} | {:.2} ({least:.2}–{most:.2}) | {} | {} MB |",
+            "| {} | {rate:.0} | {:.2} ({least:.2}–{most:.2}) | {} | {} |",
             side.name,
             median(&seconds),
             // Less than a tick of the kernel's clock is no measurement.
             if cpu > 0.0 { format!("{:.0}", per(count, cpu)) } else { "–".to_owned() },
-            peak / 1_000_000,
+            if peak > 0 { format!("{} MB", peak / 1_000_000) } else { "–".to_owned() },
         );
         rate
     });

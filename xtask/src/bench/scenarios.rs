@@ -1,6 +1,6 @@
 //! Which measurements there are, and how they are asked for. A new one is a module beside this one and a line here.
 
-use super::{machine, snapshot};
+use super::{backlog, latency, machine, snapshot};
 use crate::Outcome;
 
 /// How a scenario is run.
@@ -25,7 +25,12 @@ struct Scenario {
     run: fn(&Options) -> Outcome<String>,
 }
 
-const SCENARIOS: &[Scenario] = &[Scenario { name: "snapshot", run: snapshot::run }];
+const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "snapshot", run: snapshot::run },
+    Scenario { name: "backlog-1000", run: backlog::run_large },
+    Scenario { name: "backlog-1", run: backlog::run_single },
+    Scenario { name: "latency", run: latency::run },
+];
 
 const ROUNDS: usize = 5;
 

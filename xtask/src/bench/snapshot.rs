@@ -1,18 +1,18 @@
 //! Snapshot of a database into an empty one: Syncline against `psql COPY binary | psql COPY binary`, one pipe per table,
 //! both at once, then the primary keys.
 
-use std::env;
 use std::process::{Command, Stdio};
 
-use syncline_testkit::compare::postgres::Comparison;
 use syncline_testkit::postgres::Postgres;
 use syncline_testkit::workload::pgbench;
 
 use super::measure::{Cost, Together};
+use super::pair::{Pair, SOURCE};
 use super::report::{Side, table};
 use super::scenarios::{Options, Size};
 use crate::Outcome;
 
+/// The database at the destination.
 const DATABASE: &str = "shop";
 
 const WIDE: &str = "CREATE SCHEMA wide; CREATE TYPE wide.kind AS ENUM ('small', 'medium', 'large');
@@ -34,36 +34,22 @@ const KEYS: [&str; 2] =
     ["ALTER TABLE pgbench_accounts ADD PRIMARY KEY (aid)", "ALTER TABLE wide.rows ADD PRIMARY KEY (id)"];
 const TABLES: [&str; 2] = ["public.pgbench_accounts", "wide.rows"];
 
-/// Durability as a user has it, on both servers and for both sides of the pair.
-const SETTINGS: [(&str, &str); 4] = [
-    ("fsync", "on"),
-    ("full_page_writes", "on"),
-    ("shared_buffers", "512MB"),
-    ("maintenance_work_mem", "256MB"),
-];
-
-struct Servers {
-    source: Postgres,
-    destination: Postgres,
-    runtime: tokio::runtime::Runtime,
-}
-
 /// Runs the scenario.
 pub(super) fn run(options: &Options) -> Outcome<String> {
     let (scale, wide_rows) = match options.size {
         Size::Full => (50, 1_000_000),
         Size::Small => (1, 20_000),
     };
-    let servers = Servers::start()?;
-    servers.fill(scale, wide_rows);
+    let pair = Pair::start()?;
+    fill(&pair, scale, wide_rows);
     let mut sides =
         [Side { name: "syncline", costs: Vec::new() }, Side { name: "psql pipes", costs: Vec::new() }];
     for round in 0..options.rounds {
         // Who goes first changes, so that neither always finds the caches of the other.
         for side in [round % 2, 1 - round % 2] {
-            servers.prepare();
-            let cost = if side == 0 { servers.syncline()? } else { servers.pipes()? };
-            servers.require_equal();
+            prepare(&pair);
+            let cost = if side == 0 { syncline(&pair)? } else { pipes(&pair)? };
+            require_equal(&pair);
             eprintln!("round {}: {}: {cost:?}", round + 1, sides[side].name);
             sides[side].costs.push(cost);
         }
@@ -73,112 +59,67 @@ pub(super) fn run(options: &Options) -> Outcome<String> {
     Ok(table(&title, "rows", rows, &sides))
 }
 
-impl Servers {
-    fn start() -> Outcome<Self> {
-        let start = || {
-            let builder = SETTINGS
-                .iter()
-                .fold(Postgres::builder(), |builder, (name, value)| builder.setting(name, value));
-            builder.start().ok_or("the benchmarks need PostgreSQL; `cargo xtask test` installs it")
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("cannot start a runtime: {error}"))?;
-        Ok(Self { source: start()?, destination: start()?, runtime })
-    }
+fn fill(pair: &Pair, scale: u32, wide_rows: u64) {
+    pgbench::init(&pair.source, SOURCE, scale);
+    pair.source.psql(SOURCE, WIDE);
+    pair.source.psql(SOURCE, &WIDE_ROWS.replace("$rows", &wide_rows.to_string()));
+    pair.source.psql(SOURCE, "VACUUM (FREEZE, ANALYZE)");
+}
 
-    fn fill(&self, scale: u32, wide_rows: u64) {
-        self.source.psql("postgres", &format!("CREATE DATABASE {DATABASE}"));
-        pgbench::init(&self.source, DATABASE, scale);
-        self.source.psql(DATABASE, WIDE);
-        self.source.psql(DATABASE, &WIDE_ROWS.replace("$rows", &wide_rows.to_string()));
-        self.source.psql(DATABASE, "VACUUM (FREEZE, ANALYZE)");
-    }
+/// An empty destination.
+fn prepare(pair: &Pair) {
+    let _ = std::fs::remove_dir_all(pair.state_directory(DATABASE));
+    pair.destination.psql("postgres", &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"));
+    pair.destination.psql("postgres", &format!("CREATE DATABASE {DATABASE}"));
+    pair.checkpoint();
+}
 
-    /// An empty destination, and nothing left to write from what came before.
-    fn prepare(&self) {
-        self.destination.psql("postgres", &format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"));
-        self.destination.psql("postgres", &format!("CREATE DATABASE {DATABASE}"));
-        for server in [&self.source, &self.destination] {
-            server.psql("postgres", "CHECKPOINT");
-        }
-    }
+fn syncline(pair: &Pair) -> Outcome<Cost> {
+    let mut arguments = vec!["--mode", "snapshot"];
+    arguments.extend(TABLES.into_iter().flat_map(|table| ["--table", table]));
+    let mut measured = Together::begin();
+    measured.add(pair.syncline(DATABASE, &arguments)?);
+    measured.wait()?;
+    Ok(measured.cost())
+}
 
-    fn syncline(&self) -> Outcome<Cost> {
-        let state = self.destination.socket_directory().join("bench-state");
-        let _ = std::fs::remove_dir_all(&state);
-        let mut command = Command::new(binary()?);
-        command.args([
-            "sync",
-            &self.source.url(DATABASE),
-            &self.destination.url(DATABASE),
-            "--mode",
-            "snapshot",
-        ]);
-        for table in TABLES {
-            command.args(["--table", table]);
-        }
-        command.arg("--state-dir").arg(&state).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut measured = Together::begin();
-        measured.add(command.spawn().map_err(|error| format!("cannot start syncline: {error}"))?);
-        measured.wait()?;
-        Ok(measured.cost())
+fn pipes(pair: &Pair) -> Outcome<Cost> {
+    let mut measured = Together::begin();
+    pair.destination.psql(DATABASE, TABLES_WITHOUT_KEYS);
+    let failed = |error| format!("cannot start psql: {error}");
+    for table in TABLES {
+        let mut reader = psql(&pair.source, SOURCE, &format!("COPY {table} TO STDOUT (FORMAT binary)"));
+        let mut reader = reader.stdout(Stdio::piped()).spawn().map_err(failed)?;
+        let pipe = reader.stdout.take().ok_or("psql has no output")?;
+        let mut writer =
+            psql(&pair.destination, DATABASE, &format!("COPY {table} FROM STDIN (FORMAT binary)"));
+        let writer = writer.stdin(pipe).stdout(Stdio::null()).spawn().map_err(failed)?;
+        measured.add(reader);
+        measured.add(writer);
     }
-
-    fn pipes(&self) -> Outcome<Cost> {
-        let mut measured = Together::begin();
-        self.destination.psql(DATABASE, TABLES_WITHOUT_KEYS);
-        for table in TABLES {
-            let failed = |error| format!("cannot start psql: {error}");
-            let mut reader = psql(&self.source, &format!("COPY {table} TO STDOUT (FORMAT binary)"));
-            let mut reader = reader.stdout(Stdio::piped()).spawn().map_err(failed)?;
-            let pipe = reader.stdout.take().ok_or("psql has no output")?;
-            let mut writer = psql(&self.destination, &format!("COPY {table} FROM STDIN (FORMAT binary)"));
-            let writer = writer.stdin(pipe).stdout(Stdio::null()).spawn().map_err(failed)?;
-            measured.add(reader);
-            measured.add(writer);
-        }
-        measured.wait()?;
-        for key in KEYS {
-            let mut command = psql(&self.destination, key);
-            measured.add(
-                command
-                    .stdout(Stdio::null())
-                    .spawn()
-                    .map_err(|error| format!("cannot start psql: {error}"))?,
-            );
-        }
-        measured.wait()?;
-        Ok(measured.cost())
+    measured.wait()?;
+    for key in KEYS {
+        let mut command = psql(&pair.destination, DATABASE, key);
+        measured.add(command.stdout(Stdio::null()).spawn().map_err(failed)?);
     }
+    measured.wait()?;
+    Ok(measured.cost())
+}
 
-    fn require_equal(&self) {
-        let comparison = Comparison::new().only(TABLES);
-        let (source, destination) = ((&self.source, DATABASE), (&self.destination, DATABASE));
-        self.runtime.block_on(comparison.assert_equal(source, destination));
-        // Both sides have the same keys to build, or the pair means nothing.
-        for table in TABLES {
-            let sql = format!(
-                "SELECT count(*) FROM pg_index WHERE indrelid = '{table}'::regclass AND indisprimary AND indisvalid"
-            );
-            assert_eq!(self.destination.psql(DATABASE, &sql), "1", "{table} has no primary key");
-        }
+fn require_equal(pair: &Pair) {
+    pair.require_equal(DATABASE, &TABLES);
+    // Both sides have the same keys to build, or the pair means nothing.
+    for table in TABLES {
+        let sql = format!(
+            "SELECT count(*) FROM pg_index WHERE indrelid = '{table}'::regclass AND indisprimary AND indisvalid"
+        );
+        assert_eq!(pair.destination.psql(DATABASE, &sql), "1", "{table} has no primary key");
     }
 }
 
 /// Over TCP, as Syncline's connections are.
-fn psql(server: &Postgres, sql: &str) -> Command {
+fn psql(server: &Postgres, database: &str, sql: &str) -> Command {
     let mut psql = server.client_command("psql");
-    psql.env("PGHOST", "127.0.0.1").args(["-Xq", "-v", "ON_ERROR_STOP=1", "-d", DATABASE, "-c", sql]);
+    psql.env("PGHOST", "127.0.0.1").args(["-Xq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
     psql
-}
-
-/// The release build, or what `SYNCLINE_BIN` names.
-fn binary() -> Outcome<std::path::PathBuf> {
-    if let Some(path) = env::var_os("SYNCLINE_BIN") {
-        return Ok(path.into());
-    }
-    let own = env::current_exe().map_err(|error| format!("a program that does not know itself: {error}"))?;
-    let built =
-        own.ancestors().map(|directory| directory.join("release/syncline")).find(|path| path.is_file());
-    built.ok_or_else(|| "no release build; run `cargo xtask bench` without `--features`".to_owned())
 }

@@ -120,14 +120,14 @@ impl Loader {
         self.commit_progress().await?;
         let loaded = self.load_apart(table, None).await?;
         let passed = self.apart.get(&table.id).map(|lane| lane.passed.clone());
+        // What was just loaded may have listed rows to be read again.
+        let waits_for_rows = self.attempt.table_state(&table.id).is_some_and(|now| !now.rereads.is_empty());
         let next = match (self.closing.get_mut(&table.id), passed) {
             (Some(Closing::Window(end)), Some(passed)) if passed >= *end => {
                 // No read of the ledger saw anything that is still to come: from here it judges only what is read again.
                 self.settled.insert(table.id.clone(), next_number(state));
-                if !state.rereads.is_empty() {
+                if waits_for_rows {
                     Some(self.reread_in_window(table).await?)
-                } else if loaded {
-                    None
                 } else {
                     Some(Closing::Indexing(index(&self.attempt, table)))
                 }
@@ -136,7 +136,7 @@ impl Loader {
                 task.join().await?;
                 Some(Closing::Returning)
             }
-            (Some(Closing::Returning), Some(_)) if !state.rereads.is_empty() => {
+            (Some(Closing::Returning), Some(_)) if waits_for_rows => {
                 Some(self.reread_in_window(table).await?)
             }
             (Some(Closing::Returning), Some(_)) => return Ok(self.rejoin(table, state).await? || loaded),
@@ -194,7 +194,7 @@ impl Loader {
     async fn rejoin(&mut self, table: &Arc<TableSchema>, state: &TableState) -> Result<bool> {
         self.commit_progress().await?;
         let Some(lane) = self.apart.get(&table.id) else { return Ok(false) };
-        if lane.passed != self.main.committed || !state.rereads.is_empty() {
+        if lane.passed != self.main.committed {
             return Ok(false);
         }
         let (name, from, to) = (Lane::Table(table.id.clone()), lane.committed.clone(), lane.passed.clone());
