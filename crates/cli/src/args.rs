@@ -161,9 +161,9 @@ pub(crate) struct PipelineArgs {
     /// What to do with tables that have rows at the destination before their first snapshot [default: refuse].
     #[arg(long, value_name = "HOW", conflicts_with = "config")]
     pub(crate) prepare: Option<PrepareChoice>,
-    /// Chunks read and loaded at the same time.
-    #[arg(long, value_name = "N", conflicts_with = "config", default_value_t = crate::spec::WORKERS_DEFAULT)]
-    pub(crate) workers: usize,
+    /// Chunks read and loaded at the same time [default: as many as this machine has cores, 2 to 8].
+    #[arg(long, value_name = "N", conflicts_with = "config")]
+    pub(crate) workers: Option<usize>,
     /// How tables are cut into chunks.
     #[arg(long, value_name = "WAY", conflicts_with = "config", default_value = "auto")]
     pub(crate) snapshot: SnapshotChoice,

@@ -2,6 +2,7 @@
 //!
 //! This is also the form in which the store remembers a pipeline, so that `drop NAME` needs nothing else.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use syncline_engine::{Mode, Pipeline};
 
 use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
 
-/// Chunks at the same time, unless said otherwise: enough to keep a server busy, few enough not to be felt.
-pub(crate) const WORKERS_DEFAULT: usize = 4;
+/// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
+const WORKERS_USUAL: RangeInclusive<usize> = 2..=8;
 /// Most workers that make sense: each holds a connection on both sides.
 pub(crate) const WORKERS_MAX: usize = 64;
 /// Disk for waiting changes, unless said otherwise.
@@ -74,7 +75,7 @@ impl PipelineSpec {
             mode: None,
             follow: false,
             prepare: None,
-            workers: WORKERS_DEFAULT,
+            workers: workers_usual(),
             snapshot: SnapshotChoice::Auto,
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
@@ -95,7 +96,7 @@ impl PipelineSpec {
             mode: args.mode,
             follow: args.follow,
             prepare: args.prepare,
-            workers: workers(args.workers as u64)?,
+            workers: args.workers.map_or_else(|| Ok(workers_usual()), |number| workers(number as u64))?,
             snapshot: args.snapshot,
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
@@ -229,6 +230,13 @@ pub(crate) fn schema_mapping(text: &str) -> Result<(String, String)> {
         _ => Err(Error::configuration(format!("`{text}` is not a schema mapping"))
             .with_remedy("write from=to, as in public=shop")),
     }
+}
+
+/// As many workers as this machine has cores: more would wait for each other where a server runs beside us, and elsewhere
+/// one chunk keeps a core busy.
+fn workers_usual() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.clamp(*WORKERS_USUAL.start(), *WORKERS_USUAL.end())
 }
 
 /// Number of workers.

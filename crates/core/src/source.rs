@@ -11,6 +11,7 @@
 //! - *Values*: the same value comes out of snapshot, stream and `read_keys` bit for bit, in the carriage that
 //!   [`Source::discover`] wrote into the column.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -254,6 +255,16 @@ pub trait Streams: Send + Sync {
     /// # Errors
     /// Configuration as above; conflict if what is found is not ours or has lost its log.
     async fn open(&self, request: &StreamRequest) -> Result<Origin>;
+
+    /// The tables whose changes the pipeline's log has had without a hole so far; asked before [`Streams::open`] adds any.
+    /// `None` if nothing is set up yet, or if the stream itself stops a table whose log has a hole.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn captured(&self, pipeline: &PipelineName) -> Result<Option<BTreeSet<TableId>>> {
+        let _ = pipeline;
+        Ok(None)
+    }
 
     /// Whether all transactions that ran when the origin was opened have ended; until then no chunk may be read.
     /// Returns who is waited for.

@@ -75,6 +75,8 @@ pub(crate) struct Attempt {
     pub(crate) windows: BTreeMap<TableId, Arc<RwLock<Applied>>>,
     /// What `Streams::settled` needs; `None` without a stream.
     pub(crate) origin: Option<syncline_core::Origin>,
+    /// Held while a table's phase is looked at and changed.
+    pub(crate) phases: tokio::sync::Mutex<()>,
     /// Wakes the loader: a table's phase changed.
     pub(crate) changed: Notify,
     /// Tables whose changes no longer come; the loader marks them before anything later is appended.
@@ -101,6 +103,7 @@ impl Attempt {
             tables,
             windows,
             origin,
+            phases: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             undecodable: Mutex::default(),
             marked: Notify::new(),

@@ -75,9 +75,12 @@ impl Board {
     /// Sets a table's line.
     pub(crate) fn table(&self, table: &TableId, state: &str, rows_done: u64, rows_estimated: Option<u64>) {
         let mut inner = self.lock();
-        let stopped = inner.stopped.get(table).map(|stopped| stopped.error.clone());
-        let state = if stopped.is_some() { "stopped" } else { state }.to_owned();
-        let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error: stopped };
+        let (error, remedy) = match inner.stopped.get(table) {
+            Some(stopped) => (Some(stopped.error.clone()), stopped.remedy.clone()),
+            None => (None, None),
+        };
+        let state = if error.is_some() { "stopped" } else { state }.to_owned();
+        let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error, remedy };
         inner.tables.insert(table.clone(), line);
     }
 
@@ -101,6 +104,7 @@ impl Board {
         if let Some(line) = inner.tables.get_mut(table) {
             "stopped".clone_into(&mut line.state);
             line.error = Some(error.to_string());
+            line.remedy = error.remedy().map(str::to_owned);
         }
         let remedy = error.remedy().map(str::to_owned);
         inner.stopped.entry(table.clone()).or_insert_with(|| StoppedTable {

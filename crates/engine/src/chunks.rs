@@ -5,6 +5,7 @@
 //! shared, the loader takes it alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -24,6 +25,33 @@ use crate::progress::Phase;
 const PIECES_IN_FLIGHT_MAX: usize = 4;
 /// How often a table may start over in one attempt before that is an error.
 const STARTS_MAX: u32 = 20;
+
+/// The workers of a snapshot. Tables come before the chunks of one table: several loads into one table wait for each other
+/// at many destinations (PostgreSQL extends a table under a lock), loads into different tables do not.
+struct Workers {
+    count: usize,
+    chunks: Semaphore,
+    tables: Semaphore,
+    tables_left: AtomicUsize,
+}
+
+impl Workers {
+    fn new(count: usize, tables: usize) -> Self {
+        let count = count.max(1);
+        Self {
+            count,
+            chunks: Semaphore::new(count),
+            tables: Semaphore::new(count),
+            tables_left: AtomicUsize::new(tables),
+        }
+    }
+
+    /// Chunks of one table that may be under way now.
+    fn share(&self) -> usize {
+        let tables = self.tables_left.load(Ordering::Relaxed).clamp(1, self.count);
+        self.count / tables
+    }
+}
 
 /// What became of a table's chunks.
 enum Outcome {
@@ -48,13 +76,9 @@ pub(crate) async fn load_all(attempt: &Arc<Attempt>) -> Result<()> {
         return Ok(());
     }
     attempt.context.board.phase(Phase::Snapshot);
-    let workers = attempt.context.pipeline.workers.max(1);
-    let chunk_permits = Semaphore::new(workers);
-    let table_permits = Semaphore::new(workers);
-    let mut running: FuturesUnordered<_> = tables
-        .iter()
-        .map(|table| load_table(attempt, snapshots, table, &table_permits, &chunk_permits))
-        .collect();
+    let workers = Workers::new(attempt.context.pipeline.workers, tables.len());
+    let mut running: FuturesUnordered<_> =
+        tables.iter().map(|table| load_table(attempt, snapshots, table, &workers)).collect();
     while let Some(done) = running.next().await {
         done?;
     }
@@ -83,13 +107,13 @@ async fn load_table(
     attempt: &Arc<Attempt>,
     snapshots: &dyn Snapshots,
     table: &Arc<TableSchema>,
-    table_permits: &Semaphore,
-    chunk_permits: &Semaphore,
+    workers: &Workers,
 ) -> Result<()> {
-    let _permit = table_permits.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
+    let _permit = workers.tables.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
     let board = &attempt.context.board;
     board.table_state(&table.id, "snapshot");
-    let loaded = load_generations(attempt, snapshots, table, chunk_permits).await;
+    let loaded = load_generations(attempt, snapshots, table, workers).await;
+    let _ = workers.tables_left.fetch_sub(1, Ordering::Relaxed);
     // What the source holds for the table (an exported snapshot) outlives a broken attempt: the next one goes on with it.
     if !matches!(&loaded, Err(error) if error.kind().reaction() == Reaction::Retry) {
         snapshots.finish(&table.id).await;
@@ -114,7 +138,7 @@ async fn load_generations(
     attempt: &Arc<Attempt>,
     snapshots: &dyn Snapshots,
     table: &Arc<TableSchema>,
-    chunk_permits: &Semaphore,
+    workers: &Workers,
 ) -> Result<bool> {
     let pipeline = &attempt.context.pipeline;
     let options = SnapshotOptions { resumable: pipeline.resumable, streamed: pipeline.mode.streams() };
@@ -122,11 +146,14 @@ async fn load_generations(
     loop {
         let state =
             attempt.table_state(&table.id).ok_or_else(|| Error::bug("a snapshot of an unknown table"))?;
+        // The loader may have given the table up.
+        if state.phase != TablePhase::Snapshot {
+            return Ok(false);
+        }
         let why = match snapshots.plan(table, &state, options).await? {
             ChunkPlan::StartOver(why) => why,
             ChunkPlan::Chunks(chunks) => {
-                match load_chunks(attempt, snapshots, table, &chunks, state.generation, chunk_permits).await?
-                {
+                match load_chunks(attempt, snapshots, table, &chunks, state.generation, workers).await? {
                     Outcome::Loaded => return Ok(true),
                     Outcome::Drained => return Ok(false),
                     Outcome::StartOver(why) => why,
@@ -144,8 +171,12 @@ async fn load_generations(
     }
 }
 
-/// One commit empties the table, resets its ledger and raises its generation.
+/// One commit empties the table, resets its ledger and raises its generation; not if the table was given up.
 pub(crate) async fn start_over(attempt: &Attempt, table: &Arc<TableSchema>, generation: u32) -> Result<()> {
+    let _phases = attempt.phases.lock().await;
+    if attempt.phase_of(&table.id) == Some(TablePhase::NeedsSnapshot) {
+        return Ok(());
+    }
     let lane = Lane::Table(table.id.clone());
     let mut load = attempt.begin(lane, LoadKind::Bookkeeping).await?;
     load.write(Part::Empty(Arc::clone(table))).await?;
@@ -160,20 +191,16 @@ async fn load_chunks(
     table: &Arc<TableSchema>,
     chunks: &[Chunk],
     generation: u32,
-    permits: &Semaphore,
+    workers: &Workers,
 ) -> Result<Outcome> {
     let mut running: FuturesUnordered<_> = FuturesUnordered::new();
     let mut waiting = chunks.iter();
     let mut outcome = Outcome::Loaded;
     loop {
         let may_start = matches!(outcome, Outcome::Loaded);
-        let next = if may_start && running.len() < attempt.context.pipeline.workers.max(1) {
-            waiting.next()
-        } else {
-            None
-        };
+        let next = if may_start && running.len() < workers.share() { waiting.next() } else { None };
         if let Some(chunk) = next {
-            running.push(load_chunk(attempt, snapshots, table, chunk, generation, permits));
+            running.push(load_chunk(attempt, snapshots, table, chunk, generation, &workers.chunks));
             continue;
         }
         match running.next().await {
@@ -264,6 +291,11 @@ async fn close(attempt: &Attempt, table: &Arc<TableSchema>) -> Result<()> {
     let phase = if followed { TablePhase::Closing } else { TablePhase::Consistent };
     if !followed {
         attempt.session.finish(table, FinishStep::Indexes).await?;
+    }
+    // The loader may have given the table up meanwhile; that mark must not be overwritten.
+    let _phases = attempt.phases.lock().await;
+    if attempt.phase_of(&table.id) != Some(TablePhase::Snapshot) {
+        return Ok(());
     }
     let mark = Change::Mark { table: table.id.clone(), phase, generation };
     attempt.commit_changes(Lane::Table(table.id.clone()), vec![mark]).await?;

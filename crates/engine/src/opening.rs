@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use syncline_core::error::Context as _;
 use syncline_core::{
-    Change, Checkpoint, Delta, DestinationSession, Error, ErrorKind, Finding, FinishStep, Lane, Origin, Part,
-    Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId, TablePhase, TableSchema,
+    Change, Checkpoint, Delta, DestinationSession, Error, ErrorKind, Finding, FinishStep, Lane, LoadIdentity,
+    LoadKind, Origin, Part, Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId,
+    TablePhase, TableSchema,
 };
-use syncline_journal::{Journal, Options};
+use syncline_journal::{Interest, Journal, Need, Options};
 
 use crate::attempt::{Attempt, Context};
 use crate::pipeline::Mode;
@@ -38,7 +39,7 @@ async fn open_under_lock(
     session: &Arc<dyn DestinationSession>,
     tables: BTreeMap<TableId, Arc<TableSchema>>,
 ) -> Result<Attempt> {
-    let checkpoint = session.checkpoint().await?;
+    let mut checkpoint = session.checkpoint().await?;
     settle_doubt(context, &checkpoint)?;
     if checkpoint.tables.is_empty() && checkpoint.lanes.is_empty() {
         refuse_findings(context, session, &tables).await?;
@@ -49,7 +50,10 @@ async fn open_under_lock(
             .with_remedy("give the snapshot another --name, or leave out --mode snapshot"));
     }
     let origin = match context.pipeline.source.streams().filter(|_| mode.streams()) {
-        Some(streams) => Some(open_stream(context, streams, &checkpoint, &tables).await?),
+        Some(streams) => {
+            mark_holes(context, session, streams, &tables, &mut checkpoint).await?;
+            Some(open_stream(context, streams, &checkpoint, &tables).await?)
+        }
         None if mode.streams() => {
             return Err(
                 Error::configuration("this source has no change stream").with_remedy("use --mode snapshot")
@@ -132,6 +136,46 @@ pub(crate) fn stream_request(
     }
 }
 
+/// Tables that left the selection, or that the source no longer captures (dropped and made again, taken out of the
+/// publication by hand), miss changes from now on. That is durable before the source is asked to capture anything else:
+/// a table that comes back later must not go on as if nothing had been.
+async fn mark_holes(
+    context: &Context,
+    session: &Arc<dyn DestinationSession>,
+    streams: &dyn Streams,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+    checkpoint: &mut Checkpoint,
+) -> Result<()> {
+    let name = &context.pipeline.name;
+    let captured = streams.captured(name).await.doing(|| "looking at what is captured".to_owned())?;
+    let is_whole =
+        |id: &TableId| tables.contains_key(id) && captured.as_ref().is_none_or(|known| known.contains(id));
+    let holes = checkpoint
+        .tables
+        .iter()
+        .filter(|(id, state)| state.phase != TablePhase::NeedsSnapshot && !is_whole(id));
+    let mut changes = Vec::new();
+    for (id, state) in holes {
+        tracing::warn!(table = %id, "its changes are no longer captured; it needs a new snapshot");
+        let lane = Lane::Table(id.clone());
+        changes.extend(
+            checkpoint.lanes.get(&lane).map(|at| Change::Close { lane: lane.clone(), at: at.clone() }),
+        );
+        changes.push(Change::Mark {
+            table: id.clone(),
+            phase: TablePhase::NeedsSnapshot,
+            generation: state.generation,
+        });
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let delta = Delta::of(changes);
+    let identity = LoadIdentity { pipeline: name.clone(), lane: Lane::Main, kind: LoadKind::Bookkeeping };
+    let _ = session.begin(&identity).await?.commit(&delta).await?;
+    checkpoint.apply(&delta).map_err(|misfit| Error::bug(format!("marking holes: {}", misfit.0)))
+}
+
 async fn open_stream(
     context: &Context,
     streams: &dyn Streams,
@@ -182,11 +226,6 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
             Some(_) => attempt.session.extend(table).await?,
         }
     }
-    let gone = lanes_without_table(attempt);
-    changes.extend(gone.into_iter().flat_map(|(lane, at, table, generation)| {
-        let mark = Change::Mark { table, phase: TablePhase::NeedsSnapshot, generation };
-        [Change::Close { lane, at }, mark]
-    }));
     attempt.commit_changes(Lane::Main, changes).await
 }
 
@@ -226,19 +265,6 @@ fn open_lane(table: &TableSchema, begin: Option<&Position>) -> Option<Change> {
     begin.map(|at| Change::Open { lane: Lane::Table(table.id.clone()), at: at.clone() })
 }
 
-/// Lanes of tables that are no longer selected (or no longer there).
-fn lanes_without_table(attempt: &Attempt) -> Vec<(Lane, Position, TableId, u32)> {
-    let checkpoint = attempt.checkpoint();
-    let gone = |(lane, at): (&Lane, &Position)| match lane {
-        Lane::Table(id) if !attempt.tables.contains_key(id) => {
-            let generation = checkpoint.tables.get(id).map_or(1, |state| state.generation);
-            Some((lane.clone(), at.clone(), id.clone(), generation))
-        }
-        Lane::Main | Lane::Table(_) => None,
-    };
-    checkpoint.lanes.iter().filter_map(gone).collect()
-}
-
 /// Opens the journal and fits it to the checkpoint.
 async fn open_journal(attempt: &Attempt) -> Result<()> {
     let context = &attempt.context;
@@ -253,6 +279,14 @@ async fn open_journal(attempt: &Attempt) -> Result<()> {
         start_windows_over(attempt, &main).await?;
         journal.reset(main.clone()).await?;
     }
+    if let Some(lane) = lane_set_back(attempt, &journal)? {
+        return Err(gap(
+            context,
+            &format!(
+                "lane {lane} of the destination stands before changes that were let go after it had them: the destination was set back"
+            ),
+        ));
+    }
     let end = journal.end().ok_or_else(|| Error::bug("an opened journal has no end"))?;
     let _ = context.carried.set(end.clone());
     match &attempt.origin {
@@ -261,6 +295,24 @@ async fn open_journal(attempt: &Attempt) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A lane that stands before what it needed when the journal last freed something.
+fn lane_set_back(attempt: &Attempt, journal: &Journal) -> Result<Option<Lane>> {
+    let Some(needs) = journal.freed_by()? else { return Ok(None) };
+    let needed = |lane: &Lane| {
+        let of_lane = |need: &&Need| match (&need.tables, lane) {
+            (Interest::Only(id), Lane::Table(table)) => id == table,
+            (Interest::AllExcept(_), Lane::Main) => true,
+            (Interest::Only(_) | Interest::AllExcept(_), _) => false,
+        };
+        needs.iter().find(of_lane).map(|need| &need.after)
+    };
+    // Then in no lane of its own, a table's changes were the main lane's.
+    let main = needed(&Lane::Main);
+    let checkpoint = attempt.checkpoint();
+    let is_before = |(lane, at): &(&Lane, &Position)| needed(lane).or(main).is_some_and(|after| *at < after);
+    Ok(checkpoint.lanes.iter().find(is_before).map(|(lane, _)| lane.clone()))
 }
 
 /// The journal ends before the main lane: it is new, was lost, or its last entries were loaded from memory before they
@@ -282,7 +334,7 @@ async fn start_windows_over(attempt: &Attempt, main: &Position) -> Result<()> {
         };
         tracing::warn!(table = %id, "the journal of the table's window is lost; its snapshot starts over");
         let lane = Lane::Table(id.clone());
-        let mut load = attempt.begin(lane.clone(), syncline_core::LoadKind::Bookkeeping).await?;
+        let mut load = attempt.begin(lane.clone(), LoadKind::Bookkeeping).await?;
         load.write(Part::Empty(Arc::clone(table))).await?;
         let changes = vec![
             Change::Close { lane: lane.clone(), at },

@@ -35,7 +35,14 @@ pub(crate) async fn read(attempt: Arc<Attempt>, stop: CancellationToken) -> Resu
                     attempt.context.board.tally(|sum| sum.read += changes);
                 }
             }
-            StreamEvent::TableStopped { table, error } => stop_table(&attempt, &table, &error).await,
+            StreamEvent::TableStopped { table, error } => {
+                tokio::select! {
+                    biased;
+                    () = stop_table(&attempt, &table, &error) => {}
+                    // Nothing later is appended: the next run meets the same change again.
+                    () = stop.cancelled() => break,
+                }
+            }
         }
     }
     stream.acknowledge(&journal.durable().borrow().clone());

@@ -7,6 +7,7 @@ use syncline_core::{Entry, Error, Position, Result};
 use tokio::sync::watch;
 
 use crate::failure::disk;
+use crate::freed;
 use crate::need::{Need, Usage};
 use crate::options::Options;
 use crate::reader::Reader;
@@ -165,6 +166,15 @@ impl Journal {
     pub async fn retain(&self, needs: Vec<Need>) -> Result<()> {
         self.shared().lock().needs = Some(needs);
         tidy_if_due(&self.handle.shared).await.map(|_| ())
+    }
+
+    /// What lanes needed when something was last freed, also by an earlier process; `None` if nothing was, since the last
+    /// [`Journal::reset`]. A lane that stands before what it needed then misses changes.
+    ///
+    /// # Errors
+    /// As any read of this machine's disk; conflict if the file that says so is damaged.
+    pub fn freed_by(&self) -> Result<Option<Vec<Need>>> {
+        freed::recall(&self.shared().options.dir)
     }
 
     /// How full it is.

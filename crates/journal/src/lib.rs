@@ -17,6 +17,7 @@ mod entries;
 mod entry_frame;
 mod failure;
 mod frame;
+mod freed;
 mod journal;
 mod lists;
 mod need;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use syncline_core::{Position, TableId};
 
 /// What one lane still needs: the entries that end after `after`, as far as they have changes of its tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     /// Where the lane stands.
     pub after: Position,
@@ -14,7 +15,8 @@ pub struct Need {
 }
 
 /// A set of tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Interest {
     /// One table that goes apart.
     Only(TableId),

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use syncline_core::{Error, Result};
 
+use crate::freed;
 use crate::need::Need;
 use crate::rewrite::rewrite;
 use crate::segment::Segment;
@@ -59,16 +60,11 @@ fn is_due(shared: &Shared) -> bool {
 /// Frees what can be freed. Blocks; one at a time.
 fn tidy(shared: &Shared) -> Result<()> {
     let _structure = shared.structure.lock().unwrap_or_else(PoisonError::into_inner);
-    free_front(shared)?;
+    let Some(needs) = shared.lock().needs.clone() else { return Ok(()) };
+    freed::remember(&shared.options.dir, &needs)?;
+    free_front(shared, &needs)?;
     loop {
-        let (needs, run) = {
-            let state = shared.lock();
-            let Some(needs) = state.needs.clone() else { return Ok(()) };
-            match next_run(&state, shared, &needs) {
-                Some(run) => (needs, run),
-                None => return Ok(()),
-            }
-        };
+        let Some(run) = next_run(&shared.lock(), shared, &needs) else { return Ok(()) };
         let segment = rewrite(&shared.options.dir, &shared.interner, &needs, &run)?;
         replace(shared, segment, &run)?;
     }
@@ -81,10 +77,10 @@ fn front_behind(state: &State, needs: &[Need]) -> usize {
     state.segments.iter().take(sealed).take_while(behind).count()
 }
 
-fn free_front(shared: &Shared) -> Result<()> {
+fn free_front(shared: &Shared, needs: &[Need]) -> Result<()> {
     let freed: Vec<Segment> = {
         let mut state = shared.lock();
-        let count = state.needs.as_ref().map_or(0, |needs| front_behind(&state, needs));
+        let count = front_behind(&state, needs);
         state.segments.drain(..count).collect()
     };
     // From the beginning on, so that what an interruption leaves has no hole.

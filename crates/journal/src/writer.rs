@@ -11,6 +11,7 @@ use syncline_core::{Entry, Error, Position, Result, failpoint};
 use tokio::sync::watch;
 
 use crate::failure::{Failure, disk};
+use crate::freed;
 use crate::output::Output;
 use crate::segment::Segment;
 use crate::segment_file::{self, Header};
@@ -131,6 +132,7 @@ impl Writer {
         for segment in &discarded {
             segment_file::remove(&segment.path)?;
         }
+        freed::forget(&shared.options.dir)?;
         self.announce(reset.at);
         shared.wake_all();
         // Nobody waits any more if the caller was dropped.

@@ -80,20 +80,25 @@ fn measure(pair: &Pair, database: &str, seconds: u32) -> Outcome<Vec<Duration>> 
         let first = max_id(&source).await? + 1;
         let count = COMMITS_PER_SECOND * (seconds + WARM_UP_SECONDS);
         let last = first + i64::from(count) - 1;
-        let (committed, seen) = tokio::try_join!(write(&source, first..=last), read(&destination, first..=last))?;
-        let delays = committed.iter().zip(&seen).map(|(commit, seen)| seen.saturating_duration_since(*commit));
+        let (committed, seen) =
+            tokio::try_join!(write(&source, first..=last), read(&destination, first..=last))?;
+        let delays =
+            committed.iter().zip(&seen).map(|(commit, seen)| seen.saturating_duration_since(*commit));
         Ok(delays.skip((COMMITS_PER_SECOND * WARM_UP_SECONDS) as usize).collect())
     })
 }
 
 /// When each commit was answered.
 async fn write(source: &Client, ids: RangeInclusive<i64>) -> Outcome<Vec<Instant>> {
-    let insert = source.prepare("INSERT INTO bench.beats VALUES ($1, now(), 'beat')").await.map_err(in_words)?;
+    let insert = source
+        .prepare("INSERT INTO bench.beats VALUES ($1, now(), 'beat')")
+        .await
+        .map_err(|error| in_words(&error))?;
     let mut interval = tokio::time::interval(Duration::from_secs(1) / COMMITS_PER_SECOND);
     let mut committed = Vec::new();
     for id in ids {
         let _ = interval.tick().await;
-        let _ = source.execute(&insert, &[&id]).await.map_err(in_words)?;
+        let _ = source.execute(&insert, &[&id]).await.map_err(|error| in_words(&error))?;
         committed.push(Instant::now());
     }
     Ok(committed)
@@ -107,9 +112,9 @@ async fn read(destination: &Client, ids: RangeInclusive<i64>) -> Outcome<Vec<Ins
     while max_id(destination).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let select = destination.prepare(MAX_ID).await.map_err(in_words)?;
+    let select = destination.prepare(MAX_ID).await.map_err(|error| in_words(&error))?;
     while next <= *ids.end() {
-        let newest: i64 = destination.query_one(&select, &[]).await.map_err(in_words)?.get(0);
+        let newest: i64 = destination.query_one(&select, &[]).await.map_err(|error| in_words(&error))?.get(0);
         while next <= newest {
             seen.push(Instant::now());
             next += 1;
@@ -119,15 +124,20 @@ async fn read(destination: &Client, ids: RangeInclusive<i64>) -> Outcome<Vec<Ins
 }
 
 async fn max_id(client: &Client) -> Outcome<i64> {
-    Ok(client.query_one(MAX_ID, &[]).await.map_err(in_words)?.get(0))
+    Ok(client.query_one(MAX_ID, &[]).await.map_err(|error| in_words(&error))?.get(0))
 }
 
-fn in_words(error: tokio_postgres::Error) -> String {
+fn in_words(error: &tokio_postgres::Error) -> String {
     format!("a statement of the measurement failed: {error:?}")
 }
 
 fn quantile(sorted: &[Duration], part: f64) -> Duration {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index"
+    )]
     let place = ((sorted.len().saturating_sub(1)) as f64 * part) as usize;
     sorted.get(place).copied().unwrap_or_default()
 }
@@ -153,7 +163,11 @@ fn report(sides: [Side; 2]) -> String {
             in_ms(most),
             in_ms(quantile(&side.all, 0.95)),
             in_ms(quantile(&side.all, 0.99)),
-            if side.peak_bytes > 0 { format!("{} MB", side.peak_bytes / 1_000_000) } else { "–".to_owned() },
+            if side.peak_bytes > 0 {
+                format!("{} MB", side.peak_bytes / 1_000_000)
+            } else {
+                "–".to_owned()
+            },
         );
         medians.push((side.medians.len(), median.as_secs_f64()));
     }

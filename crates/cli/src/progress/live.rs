@@ -144,7 +144,10 @@ fn table_figures(table: &TableView) -> String {
 fn ending(table: &TableView) -> String {
     let progress = &table.progress;
     match &progress.error {
-        Some(error) => format!("✗ {}: {error}", progress.table),
+        Some(error) => {
+            let remedy = progress.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            format!("✗ {}: {error}{remedy}", progress.table)
+        }
         None => format!("✓ {}: {} copied", progress.table, counted(progress.rows_done, "row")),
     }
 }
@@ -210,6 +213,7 @@ mod tests {
             rows_done: 1500,
             rows_estimated: Some(3000),
             error: None,
+            remedy: None,
         };
         let table = TableView { progress, rows_per_second: 100, eta_seconds: Some(15) };
         assert_eq!(table_figures(&table), "1,500 of ~3,000, 100 rows/s, 15 s left");

@@ -72,7 +72,11 @@ fn table_line(table: &syncline_engine::TableProgress) -> Option<String> {
     let id = &table.table;
     match table.state.as_str() {
         "closing" => Some(format!("{id}: {} copied", counted(table.rows_done, "row"))),
-        "stopped" => Some(format!("{id}: stopped: {}", table.error.as_deref().unwrap_or("unknown"))),
+        "stopped" => {
+            let remedy = table.remedy.as_ref().map(|remedy| format!("\n  remedy: {remedy}"));
+            let error = table.error.as_deref().unwrap_or("unknown");
+            Some(format!("{id}: stopped: {error}{}", remedy.unwrap_or_default()))
+        }
         _ => None,
     }
 }
@@ -148,6 +152,7 @@ mod tests {
             rows_done: rows,
             rows_estimated: Some(4000),
             error: None,
+            remedy: None,
         }
     }
 

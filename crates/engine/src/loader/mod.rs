@@ -13,7 +13,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use syncline_core::{
-    Change, Delta, Error, FinishStep, Lane, LoadKind, Position, Reaction, Result, TableId, TablePhase,
+    Change, Delta, Error, ErrorKind, FinishStep, Lane, LoadKind, Position, Reaction, Result, TableId,
+    TablePhase, failpoint,
 };
 use syncline_journal::{Journal, Need};
 
@@ -27,6 +28,8 @@ use crate::summary::Sum;
 
 /// How long a range without changes may wait for its commit.
 const PROGRESS_COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How often the source is asked whether it still captures every table.
+const WATCH_EVERY_MS: u64 = 30_000;
 /// How often the journal hears what is still needed.
 const RETAIN_EVERY: Duration = Duration::from_millis(200);
 
@@ -44,6 +47,7 @@ pub(crate) struct Loader {
     foreign_keys_done: bool,
     progress_committed_at: Instant,
     retained_at: Instant,
+    watched_at: Instant,
     /// The tables apart at the last `retain`, in the order in which the journal counts them.
     retained: Vec<TableId>,
 }
@@ -82,6 +86,7 @@ impl Loader {
             foreign_keys_done: false,
             progress_committed_at: now,
             retained_at: now,
+            watched_at: now,
             retained: Vec::new(),
         })
     }
@@ -199,6 +204,8 @@ impl Loader {
 
     /// Gives a table up: durably marked, its lane closed, what waited for it counted.
     async fn let_go(&mut self, table: &TableId) -> Result<()> {
+        let attempt = Arc::clone(&self.attempt);
+        let _phases = attempt.phases.lock().await;
         let generation = self.attempt.table_state(table).map_or(1, |state| state.generation);
         let mut changes = Vec::new();
         let mut lost = Sum::default();
@@ -223,6 +230,36 @@ impl Loader {
         if self.retained_at.elapsed() >= RETAIN_EVERY {
             self.retain().await?;
             self.let_go_if_pinning().await?;
+        }
+        let watch_every = Duration::from_millis(failpoint::size("watch_every_ms", WATCH_EVERY_MS));
+        if self.watched_at.elapsed() >= watch_every {
+            self.watch_capture().await?;
+        }
+        Ok(())
+    }
+
+    /// Stops tables whose changes silently no longer come: a table that is dropped, or dropped and made again, leaves the
+    /// source's log without a word.
+    async fn watch_capture(&mut self) -> Result<()> {
+        self.watched_at = Instant::now();
+        let attempt = Arc::clone(&self.attempt);
+        let context = &attempt.context;
+        let Some(streams) = context.pipeline.source.streams() else { return Ok(()) };
+        let Some(captured) = streams.captured(&context.pipeline.name).await? else { return Ok(()) };
+        let is_lost = |id: &&TableId| {
+            !captured.contains(*id)
+                && attempt.phase_of(id).is_some_and(|phase| phase != TablePhase::NeedsSnapshot)
+        };
+        let lost: Vec<TableId> = attempt.tables.keys().filter(is_lost).cloned().collect();
+        for table in lost {
+            let error = Error::new(
+                ErrorKind::Data,
+                "its changes no longer come: it was dropped, made again, or taken out of what is captured",
+            )
+            .with_table(&table)
+            .with_remedy("if the table is still wanted, run again with --prepare truncate");
+            context.board.stop_table(&table, &error);
+            self.let_go(&table).await?;
         }
         Ok(())
     }
@@ -255,7 +292,10 @@ impl Loader {
         self.create_foreign_keys().await?;
         let context = &self.attempt.context;
         context.board.phase(Phase::Streaming);
-        let rereads = self.attempt.checkpoint().tables.values().any(|state| !state.rereads.is_empty());
+        let consistent = self.attempt.tables_in(TablePhase::Consistent);
+        let listed =
+            |id: &TableId| self.attempt.table_state(id).is_some_and(|state| !state.rereads.is_empty());
+        let rereads = consistent.iter().any(|table| listed(&table.id));
         let reached = context.target.get().is_some_and(|target| self.main.passed >= *target);
         Ok(!context.pipeline.follow && reached && !rereads)
     }

@@ -1,5 +1,7 @@
 //! Runs without faults: everything arrives, and the numbers add up.
 
+use std::sync::Arc;
+
 use syncline_core::ErrorKind;
 use syncline_engine::{Control, Mode};
 use syncline_testkit::memory::{MemoryDestination, MemorySource, Random, assert_equal, assert_history, text};
@@ -45,7 +47,7 @@ async fn a_snapshot_without_a_stream_leaves_nothing_at_the_source() {
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
     shop.database.transaction(|tx| tx.delete(&shop.items, &[key(5)])).unwrap();
     again.prepare = Some(syncline_core::Prepare::Truncate);
-    again.source = std::sync::Arc::new(MemorySource::new(&shop.database));
+    again.source = Arc::new(MemorySource::new(&shop.database));
     run(again).await.unwrap();
     assert_equal(&shop.database, &destination);
 }
@@ -67,7 +69,7 @@ async fn a_transaction_larger_than_the_journal_is_one_commit() {
             })
         })
         .unwrap();
-    small.source = std::sync::Arc::new(source());
+    small.source = Arc::new(source());
     let summary = run(small).await.unwrap();
     assert_equal(&shop.database, &destination);
     assert_history(&shop.database, &destination);
@@ -147,4 +149,49 @@ async fn a_lost_slot_is_a_gap_and_not_silently_a_new_beginning() {
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
         assert!(error.remedy().is_some());
     }
+}
+
+/// Trap 2: a gap stops, also one at the destination's side.
+#[tokio::test]
+async fn trap_2_a_destination_that_was_set_back_before_what_was_let_go_is_a_gap() {
+    let (shop, dir) = (Shop::new(), tempfile::tempdir().unwrap());
+    shop.fill(50);
+    let destination = MemoryDestination::new();
+    let once = || {
+        let mut once = pipeline(MemorySource::new(&shop.database), &destination, dir.path());
+        once.journal_budget_bytes = 1 << 20;
+        once
+    };
+    let name = once().name;
+    run(once()).await.unwrap();
+    let early = destination.history().last().cloned().unwrap();
+    let write = |n: u64| {
+        let row = || vec![key(1_000 + n), text("n"), text(&format!("late {n}")), text(&"x".repeat(20_000))];
+        shop.database.transaction(|tx| tx.insert(&shop.items, row())).unwrap();
+    };
+    // More than the journal keeps.
+    (0..200).for_each(write);
+    run(once()).await.unwrap();
+    assert_equal(&shop.database, &destination);
+    let late = destination.history().last().cloned().unwrap();
+    write(200);
+    run(once()).await.unwrap();
+
+    // What is still in the journal comes again by itself.
+    destination.set_back(&name, &late);
+    run(once()).await.unwrap();
+    assert_equal(&shop.database, &destination);
+
+    destination.set_back(&name, &early);
+    let before = destination.snapshot();
+    for _ in 0..2 {
+        let error = run(once()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        assert!(error.to_string().contains("set back") && error.remedy().is_some(), "{error:?}");
+    }
+    let after = destination.snapshot();
+    assert!(
+        before.iter().zip(&after).all(|(one, other)| Arc::ptr_eq(one.1, other.1)),
+        "something was written"
+    );
 }

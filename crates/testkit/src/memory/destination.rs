@@ -247,6 +247,20 @@ impl MemoryDestination {
         self.0.stored().pipelines.get(pipeline).map(|bookkeeping| bookkeeping.checkpoint.clone())
     }
 
+    /// Sets rows and checkpoint back to what they were after a commit, as a restored backup or a failover that lost the
+    /// last commits does.
+    pub fn set_back(&self, pipeline: &PipelineName, to: &Committed) {
+        let mut stored = self.0.stored();
+        for (id, rows) in &to.tables {
+            if let Some(table) = stored.tables.get_mut(id) {
+                table.rows = Arc::clone(rows);
+            }
+        }
+        if let Some(bookkeeping) = stored.pipelines.get_mut(pipeline) {
+            bookkeeping.checkpoint = to.checkpoint.clone();
+        }
+    }
+
     /// Where each pipeline's tables land, with the tables it owns.
     pub(crate) fn owned(&self) -> Vec<(PipelineName, SchemaMap, Vec<TableId>)> {
         let stored = self.0.stored();

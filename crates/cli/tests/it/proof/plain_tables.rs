@@ -2,7 +2,8 @@
 
 use syncline_testkit::compare::postgres::{Comparison, Definitions};
 
-use super::pair::{Pair, SHOP};
+use super::pair::{Pair, SHOP, wait_until};
+use crate::process::{EndsWith, RUN_MAX};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitioned_tables_arrive_with_their_partitions_and_rows_that_move_between_them() {
@@ -93,4 +94,71 @@ async fn tables_that_appear_later_are_taken_and_tables_that_go_are_left() {
     pair.run_well(&["--exclude", "public.second"]);
     pair.assert_equal(&Comparison::new().except("public.second")).await;
     assert_eq!(pair.ask_destination("SELECT count(*), sum(first) FROM second"), frozen);
+}
+
+/// Trap 7: what was not captured for a while does not go on as if nothing had been.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_table_left_out_for_one_run_needs_a_new_snapshot() {
+    let Some(pair) = two_tables().await else { return };
+    pair.run_well(&["--exclude", "public.other"]);
+    pair.source.execute(SHOP, "DELETE FROM other WHERE id < 10; INSERT INTO item VALUES (1000, 'x')").await;
+    pair.run_well(&["--exclude", "public.other"]);
+    assert_stopped_until_prepared(&pair).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_table_made_again_while_nobody_read_needs_a_new_snapshot() {
+    let Some(pair) = two_tables().await else { return };
+    pair.source.execute(SHOP, "DROP TABLE other; CREATE TABLE other (id int PRIMARY KEY, note text)").await;
+    pair.source
+        .execute(SHOP, "INSERT INTO other SELECT i, 'again' FROM generate_series(50, 90) i; DELETE FROM item WHERE id = 5")
+        .await;
+    assert_stopped_until_prepared(&pair).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_table_made_again_under_a_running_stream_is_noticed() {
+    let Some(pair) = two_tables().await else { return };
+    let mut running = pair.sync(&["--follow"]).env("SYNCLINE_FAILPOINT", "watch_every_ms=size:200").start();
+    pair.room.wait_for_phase(super::pair::NAME, "streaming", &mut running);
+    pair.source.execute(SHOP, "DROP TABLE other; CREATE TABLE other (id int PRIMARY KEY, note text)").await;
+    pair.source
+        .execute(SHOP, "INSERT INTO other VALUES (7, 'again'); INSERT INTO item VALUES (2000, 'goes on')")
+        .await;
+    running.wait_for_output("public.other", RUN_MAX);
+    wait_until("the other table goes on", RUN_MAX, || {
+        pair.ask_destination("SELECT count(*) FROM item WHERE id = 2000") == "1"
+    });
+    running.terminate();
+    let ended = running.wait(RUN_MAX).ends_with(1);
+    assert!(ended.stderr.contains("--prepare"), "{}", ended.stderr);
+    assert_stopped_until_prepared(&pair).await;
+}
+
+/// Tables `item` and `other`, equal at both sides.
+async fn two_tables() -> Option<Pair> {
+    let pair = Pair::start().await?;
+    pair.source
+        .execute(
+            SHOP,
+            "CREATE TABLE item (id int PRIMARY KEY, note text); CREATE TABLE other (id int PRIMARY KEY, note text);
+             INSERT INTO item SELECT i, 'note' FROM generate_series(1, 100) i; INSERT INTO other SELECT * FROM item",
+        )
+        .await;
+    pair.run_well(&[]);
+    pair.assert_same().await;
+    Some(pair)
+}
+
+/// A run says that `other` needs a snapshot and carries the rest; `--prepare` brings it back.
+async fn assert_stopped_until_prepared(pair: &Pair) {
+    let ended = pair.run(&[]).ends_with(1);
+    assert!(ended.stderr.contains("public.other: stopped"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("remedy: run again with --prepare"), "{}", ended.stderr);
+    pair.assert_equal(&Comparison::new().except("public.other")).await;
+    pair.run_well(&["--prepare", "truncate"]);
+    pair.assert_same().await;
+    pair.source.execute(SHOP, "UPDATE other SET note = 'live'; UPDATE item SET note = 'live'").await;
+    pair.run_well(&[]);
+    pair.assert_same().await;
 }

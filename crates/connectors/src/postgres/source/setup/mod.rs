@@ -68,6 +68,13 @@ impl Streams for PostgresSource {
         })
     }
 
+    async fn captured(&self, pipeline: &PipelineName) -> Result<Option<BTreeSet<TableId>>> {
+        let session = self.pool.take().await?;
+        let captured = publication::captured(&session, &name_of(pipeline)).await?;
+        self.pool.give(session);
+        Ok(captured)
+    }
+
     async fn settled(&self, origin: &Origin) -> Result<Option<String>> {
         let session = self.pool.take().await?;
         let who = wait::blocker(&session, &origin.barrier).await?;

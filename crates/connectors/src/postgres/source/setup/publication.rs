@@ -101,6 +101,24 @@ fn tables(members: &BTreeSet<Member>) -> String {
     format!("TABLE {}", members.iter().map(table).collect::<Vec<_>>().join(", "))
 }
 
+/// The tables in a publication; `None` if there is no such publication. A table that was dropped, or dropped and made
+/// again, is not among them: the publication knew the table, not its name.
+pub(super) async fn captured(session: &Session, name: &str) -> Result<Option<BTreeSet<TableId>>> {
+    let sql = "SELECT n.nspname::text, c.relname::text
+               FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid
+               LEFT JOIN pg_class c ON c.oid = r.prrelid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE p.pubname = $1";
+    let rows = session.query(sql, &[&name]).await;
+    let rows = rows.map_err(|e| error::from_client(e, "reading the publication"))?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let table = |row: &tokio_postgres::Row| {
+        Some(TableId::new(row.get::<_, Option<String>>(0)?, row.get::<_, String>(1)))
+    };
+    Ok(Some(rows.iter().filter_map(table).collect()))
+}
+
 /// What is published now; `None` if a row filter, which is not ours, must go.
 async fn published(session: &Session, server: &Server, name: &str) -> Result<Option<BTreeSet<Member>>> {
     let (columns, filtered) = if server.version >= COLUMN_LISTS {
