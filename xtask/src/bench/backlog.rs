@@ -16,7 +16,8 @@ const ORDERS: &str = "CREATE SCHEMA bench;
     CREATE TABLE bench.orders (id bigint PRIMARY KEY, customer int NOT NULL, status text NOT NULL, amount numeric(12, 2),
         note text, changed timestamptz NOT NULL)";
 
-const ROWS: &str = "INSERT INTO bench.orders SELECT i, i % 10000, 'new', i * 1.01, repeat('note ', (i % 8)::int), now()
+const ROWS: &str =
+    "INSERT INTO bench.orders SELECT i, i % 10000, 'new', i * 1.01, repeat('note ', (i % 8)::int), now()
     FROM generate_series(1::bigint, $rows) i";
 
 /// What is to be changed, in random order: keys that exist are changed once at most, so that each is a change.
@@ -78,7 +79,11 @@ fn run(options: &Options, per_transaction: u64) -> Outcome<String> {
         // Who goes first changes, so that neither always finds the caches of the other.
         for side in [round % 2, 1 - round % 2] {
             pair.checkpoint();
-            let cost = if side == 0 { drain(&pair)? } else { subscription.drain(&pair, &last_change_is_there(&pair))? };
+            let cost = if side == 0 {
+                drain(&pair)?
+            } else {
+                subscription.drain(&pair, &last_change_is_there(&pair))?
+            };
             pair.require_equal(if side == 0 { OURS } else { native::DATABASE }, &[TABLE]);
             eprintln!("round {}: {}: {cost:?}", round + 1, sides[side].name);
             sides[side].costs.push(cost);

@@ -80,15 +80,18 @@ fn measure(pair: &Pair, database: &str, seconds: u32) -> Outcome<Vec<Duration>> 
         let first = max_id(&source).await? + 1;
         let count = COMMITS_PER_SECOND * (seconds + WARM_UP_SECONDS);
         let last = first + i64::from(count) - 1;
-        let (committed, seen) = tokio::try_join!(write(&source, first..=last), read(&destination, first..=last))?;
-        let delays = committed.iter().zip(&seen).map(|(commit, seen)| seen.saturating_duration_since(*commit));
+        let (committed, seen) =
+            tokio::try_join!(write(&source, first..=last), read(&destination, first..=last))?;
+        let delays =
+            committed.iter().zip(&seen).map(|(commit, seen)| seen.saturating_duration_since(*commit));
         Ok(delays.skip((COMMITS_PER_SECOND * WARM_UP_SECONDS) as usize).collect())
     })
 }
 
 /// When each commit was answered.
 async fn write(source: &Client, ids: RangeInclusive<i64>) -> Outcome<Vec<Instant>> {
-    let insert = source.prepare("INSERT INTO bench.beats VALUES ($1, now(), 'beat')").await.map_err(in_words)?;
+    let insert =
+        source.prepare("INSERT INTO bench.beats VALUES ($1, now(), 'beat')").await.map_err(in_words)?;
     let mut interval = tokio::time::interval(Duration::from_secs(1) / COMMITS_PER_SECOND);
     let mut committed = Vec::new();
     for id in ids {
@@ -127,7 +130,12 @@ fn in_words(error: tokio_postgres::Error) -> String {
 }
 
 fn quantile(sorted: &[Duration], part: f64) -> Duration {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index"
+    )]
     let place = ((sorted.len().saturating_sub(1)) as f64 * part) as usize;
     sorted.get(place).copied().unwrap_or_default()
 }
@@ -153,7 +161,11 @@ fn report(sides: [Side; 2]) -> String {
             in_ms(most),
             in_ms(quantile(&side.all, 0.95)),
             in_ms(quantile(&side.all, 0.99)),
-            if side.peak_bytes > 0 { format!("{} MB", side.peak_bytes / 1_000_000) } else { "–".to_owned() },
+            if side.peak_bytes > 0 {
+                format!("{} MB", side.peak_bytes / 1_000_000)
+            } else {
+                "–".to_owned()
+            },
         );
         medians.push((side.medians.len(), median.as_secs_f64()));
     }

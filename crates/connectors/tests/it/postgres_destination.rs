@@ -3,6 +3,7 @@
 mod changes;
 mod chunks;
 mod definitions;
+mod durable;
 mod fence;
 mod measure;
 mod values;

@@ -36,6 +36,11 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 const LOAD_SETTINGS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; \
     SET random_page_cost = 1; SET plan_cache_mode = force_generic_plan";
 
+/// What the source was told to forget must outlive a crash here, whatever the database or the role says. Every other value
+/// waits for this server's own disk at least, and is the operator's choice.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
+
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -232,6 +237,7 @@ impl Drop for Lease {
 
 async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -> Result<Worker> {
     let session = Session::connect(address, &purpose.name(pipeline)).await?;
+    make_durable(&session).await?;
     let failed = |error| from_client(error, "setting up a session");
     let me = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let row = session.query_one(me, &[]).await.map_err(failed)?;
@@ -254,6 +260,15 @@ async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -
         stages: HashMap::new(),
         stages_made: 0,
     })
+}
+
+/// Makes a session's commits wait for the server's disk if they would not.
+///
+/// # Errors
+/// As any statement.
+pub(super) async fn make_durable(client: &Client) -> Result<()> {
+    let done = client.batch_execute(DURABLE).await;
+    done.map_err(|error| from_client(error, "setting up a session"))
 }
 
 /// Ends a backend and waits until it is gone.
