@@ -5,6 +5,7 @@ mod chunks;
 mod definitions;
 mod durable;
 mod fence;
+mod foreign_keys;
 mod measure;
 mod values;
 mod world;

@@ -72,6 +72,8 @@ pub(super) struct Worker {
     born: Instant,
     used: Instant,
     statements: HashMap<String, Statement>,
+    /// Whether triggers and foreign keys are switched off.
+    replica: bool,
     /// Staging tables made in this session, by their definition.
     pub(super) stages: HashMap<String, String>,
     /// How many it has made, for their names.
@@ -81,6 +83,11 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn client(&self) -> &Client {
         &self.session
+    }
+
+    /// Whether triggers and foreign keys are switched off.
+    pub(super) fn is_replica(&self) -> bool {
+        self.replica
     }
 
     fn is_fit(&self) -> bool {
@@ -242,11 +249,12 @@ async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -
     let me = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let row = session.query_one(me, &[]).await.map_err(failed)?;
     let backend = Backend { pid: row.get(0), start: row.get(1) };
+    let mut replica = false;
     if purpose != Purpose::Definition {
         session.batch_execute(LOAD_SETTINGS).await.map_err(failed)?;
         // As native replication does: triggers and foreign keys did their work at the source.
         match session.batch_execute("SET session_replication_role = replica").await {
-            Ok(()) => {}
+            Ok(()) => replica = true,
             Err(refused) if refused.code().is_some_and(|code| code.code() == "42501") => {}
             Err(other) => return Err(failed(other)),
         }
@@ -257,6 +265,7 @@ async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -
         born: Instant::now(),
         used: Instant::now(),
         statements: HashMap::new(),
+        replica,
         stages: HashMap::new(),
         stages_made: 0,
     })
