@@ -3,7 +3,9 @@
 mod changes;
 mod chunks;
 mod definitions;
+mod durable;
 mod fence;
+mod foreign_keys;
 mod measure;
 mod values;
 mod world;

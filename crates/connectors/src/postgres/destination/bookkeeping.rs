@@ -66,6 +66,9 @@ const TABLES: [&str; 7] = ["format", "pipelines", "lanes", "tables", "chunks", "
 
 /// Makes the bookkeeping if it is absent, and this pipeline's row in it.
 ///
+/// A new row's fencing token begins with the time in microseconds: a pipeline that was dropped and made again never
+/// reuses one, so a holder of the dropped one stays fenced.
+///
 /// # Errors
 /// Configuration if its format is newer than this version, or a privilege is missing.
 pub(super) async fn ensure(client: &Client, pipeline: &PipelineName) -> Result<()> {
@@ -82,7 +85,8 @@ pub(super) async fn ensure(client: &Client, pipeline: &PipelineName) -> Result<(
             .with_remedy("run a newer version of syncline"));
         }
     }
-    let insert = "INSERT INTO syncline.pipelines (name) VALUES ($1) ON CONFLICT DO NOTHING";
+    let insert = "INSERT INTO syncline.pipelines (name, fence) \
+        VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000000)::int8) ON CONFLICT DO NOTHING";
     client.execute(insert, &[&pipeline.as_str()]).await.map_err(failed)?;
     client.batch_execute("COMMIT").await.map_err(failed)
 }

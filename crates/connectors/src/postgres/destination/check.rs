@@ -1,5 +1,6 @@
 //! What would stop or hurt a pipeline at this destination, with the statement that mends it. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use syncline_core::{Finding, Result, SchemaMap, Severity, TableId, TableSchema};
@@ -21,7 +22,11 @@ const VERSION_MIN: i32 = 150_000;
 struct Check<'a> {
     client: &'a Client,
     map: &'a SchemaMap,
+    /// Whether this user may switch triggers and foreign keys off for its loads.
     replica: bool,
+    /// The pipeline's tables, as they are called at the source and at the destination.
+    tables: BTreeSet<TableId>,
+    targets: BTreeSet<TableId>,
     findings: Vec<Finding>,
 }
 
@@ -35,7 +40,10 @@ pub(super) async fn check(
     map: &SchemaMap,
 ) -> Result<Vec<Finding>> {
     let session = Session::connect(address, "check").await?;
-    let mut check = Check { client: &session, map, replica: true, findings: Vec::new() };
+    let ids: BTreeSet<TableId> = tables.iter().map(|table| table.id.clone()).collect();
+    let targets = ids.iter().map(|id| map.map(id)).collect();
+    let mut check =
+        Check { client: &session, map, replica: true, tables: ids, targets, findings: Vec::new() };
     if !check.server().await? {
         return Ok(check.findings);
     }
@@ -44,6 +52,9 @@ pub(super) async fn check(
     let owned = bookkeeping::format(&session).await?.is_some();
     for table in tables {
         check.table(table, owned).await?;
+    }
+    if !check.replica {
+        check.deferrable_note(tables).await?;
     }
     Ok(check.findings)
 }
@@ -150,7 +161,7 @@ impl Check<'_> {
         }
         if let Some(definition) = &definition {
             self.extensions(table, definition).await?;
-            self.future_cascades(table, definition).await?;
+            self.future_foreign_keys(table, definition).await?;
         }
         let Some(existing) = existing::read(self.client, &target).await? else { return Ok(()) };
         for misfit in fit::misfits(table, definition.as_ref(), &renaming, &existing) {
@@ -183,19 +194,72 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Foreign keys that would be created and act on their own.
-    async fn future_cascades(&mut self, table: &TableSchema, definition: &Definition) -> Result<()> {
+    /// Foreign keys that would be created, and whose work while loading could neither be switched off nor wait.
+    async fn future_foreign_keys(&mut self, table: &TableSchema, definition: &Definition) -> Result<()> {
         if self.replica {
             return Ok(());
         }
-        let cascading = definition.foreign_keys.iter().find(|key| ddl::cascades(&key.suffix));
-        let Some(key) = cascading else { return Ok(()) };
+        for key in definition.foreign_keys.iter().filter(|key| self.tables.contains(&key.referenced)) {
+            if let Some(why) = finish::refused_without_replica(key) {
+                let code = if ddl::cascades(&key.suffix) { "cascade" } else { "foreign_key" };
+                let remedy = finish::grant_replica(self.client).await?;
+                self.findings.push(finding(Severity::Error, code, Some(&table.id), why, Some(remedy)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says once that foreign keys will be otherwise than at the source.
+    async fn deferrable_note(&mut self, tables: &[Arc<TableSchema>]) -> Result<()> {
+        let mut changed = 0_usize;
+        for table in tables {
+            let definition = ddl::definition_of(table)?;
+            let keys = definition.iter().flat_map(|definition| &definition.foreign_keys);
+            let made = keys.filter(|key| self.tables.contains(&key.referenced));
+            changed += made.filter(|key| !ddl::is_deferrable(&key.suffix)).count();
+        }
+        if changed == 0 {
+            return Ok(());
+        }
         let message = format!(
-            "foreign key `{}` cascades, and this user may not switch its actions off while loading",
-            key.name
+            "{changed} foreign keys become DEFERRABLE at the destination: this user may not switch them off while loading"
         );
-        let remedy = finish::grant_replica(self.client).await?;
-        self.error("cascade", Some(&table.id), message, Some(remedy));
+        let remedy = Some(finish::grant_replica(self.client).await?);
+        self.findings.push(finding(Severity::Note, "foreign_keys_deferrable", None, message, remedy));
+        Ok(())
+    }
+
+    /// Foreign keys that stand already between the pipeline's tables: rows of a child may come before those of its parent,
+    /// in a commit before it, which no deferring helps against.
+    async fn standing_foreign_keys(
+        &mut self,
+        table: &TableSchema,
+        target: &TableId,
+        existing: &Existing,
+    ) -> Result<()> {
+        let between = existing.foreign_keys.iter().filter(|key| self.targets.contains(&key.referenced));
+        for name in between.map(|key| key.name.clone()).collect::<Vec<_>>() {
+            let message = format!(
+                "foreign key `{name}` stands already, and this user may not switch it off: a load may write its rows \
+                before those it points to"
+            );
+            let drop = format!("ALTER TABLE {} DROP CONSTRAINT {};", quoted(target), ident(&name));
+            let remedy = format!("{} -- or: {drop}", finish::grant_replica(self.client).await?);
+            self.error("foreign_key", Some(&table.id), message, Some(remedy));
+        }
+        let strangers = existing
+            .referencing
+            .iter()
+            .filter(|key| !self.targets.contains(&key.table) && !ddl::cascades(&key.definition));
+        for key in strangers.cloned().collect::<Vec<_>>() {
+            let message = format!(
+                "foreign key `{}` of {} points to the destination's table, and this user may not switch it off: it may \
+                refuse a load that writes a row anew",
+                key.name, key.table
+            );
+            let remedy = Some(finish::grant_replica(self.client).await?);
+            self.findings.push(finding(Severity::Warning, "referenced", Some(&table.id), message, remedy));
+        }
         Ok(())
     }
 
@@ -237,6 +301,7 @@ impl Check<'_> {
         if self.replica {
             return Ok(());
         }
+        self.standing_foreign_keys(table, target, existing).await?;
         let grant = finish::grant_replica(self.client).await?;
         for trigger in &ordinary {
             let message =

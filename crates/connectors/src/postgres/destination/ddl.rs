@@ -159,11 +159,17 @@ pub(super) fn create_index(
     }
 }
 
-/// The statement that adds a foreign key.
-pub(super) fn add_foreign_key(target: &TableId, key: &ForeignKey, renaming: &Renaming<'_>) -> String {
+/// The statement that adds a foreign key. `deferrable`: whether it must be one, also where the source's is not.
+pub(super) fn add_foreign_key(
+    target: &TableId,
+    key: &ForeignKey,
+    renaming: &Renaming<'_>,
+    deferrable: bool,
+) -> String {
+    let deferrable = if deferrable && !is_deferrable(&key.suffix) { " DEFERRABLE" } else { "" };
     let names = |columns: &[String]| idents(columns.iter().map(String::as_str));
     format!(
-        "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) {}",
+        "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) {}{deferrable}",
         quoted(target),
         ident(&key.name),
         names(&key.columns),
@@ -179,6 +185,17 @@ pub(super) fn cascades(suffix: &str) -> bool {
     words
         .windows(3)
         .any(|w| w[0] == "ON" && matches!(w[1], "DELETE" | "UPDATE") && matches!(w[2], "CASCADE" | "SET"))
+}
+
+/// Whether a foreign key refuses at once, and not at the commit, what its action refuses.
+pub(super) fn restricts(suffix: &str) -> bool {
+    let words: Vec<_> = suffix.split_ascii_whitespace().collect();
+    words.windows(3).any(|w| w[0] == "ON" && matches!(w[1], "DELETE" | "UPDATE") && w[2] == "RESTRICT")
+}
+
+/// Whether a foreign key can be checked at the commit.
+pub(super) fn is_deferrable(suffix: &str) -> bool {
+    suffix.split_ascii_whitespace().any(|word| word == "DEFERRABLE")
 }
 
 fn constraint_name(name: Option<&str>) -> String {
@@ -203,6 +220,14 @@ mod tests {
         assert!(cascades("MATCH FULL ON DELETE SET NULL"));
         assert!(!cascades(" ON DELETE RESTRICT ON UPDATE NO ACTION"));
         assert!(!cascades(""));
+    }
+
+    #[test]
+    fn what_cannot_wait_for_the_commit_is_seen() {
+        assert!(restricts(" ON UPDATE CASCADE ON DELETE RESTRICT"));
+        assert!(!restricts("MATCH FULL ON DELETE CASCADE DEFERRABLE"));
+        assert!(is_deferrable("ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED"));
+        assert!(!is_deferrable("MATCH FULL NOT VALID"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What stands at the destination: a table's columns, indexes and the foreign keys that point to it, from the catalogue.
+//! What stands at the destination: a table's columns, indexes and foreign keys, from it and to it, from the catalogue.
 
 use syncline_core::{Result, TableId};
 use tokio_postgres::{Client, Row};
@@ -15,6 +15,8 @@ pub(super) struct Existing {
     pub(super) indexes: Vec<ExistingIndex>,
     /// Foreign keys of other tables that point here.
     pub(super) referencing: Vec<Referencing>,
+    /// Its own foreign keys.
+    pub(super) foreign_keys: Vec<OwnForeignKey>,
 }
 
 /// A column as it stands.
@@ -89,6 +91,14 @@ pub(super) struct Referencing {
     pub(super) index: u32,
 }
 
+/// A foreign key of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnForeignKey {
+    pub(super) name: String,
+    /// The table it points to, which may be its own.
+    pub(super) referenced: TableId,
+}
+
 const RELATION: &str = "SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = $1 AND c.relname = $2";
 const COLUMNS: &str = "SELECT a.attname::text, a.atttypid, format_type(a.atttypid, a.atttypmod), \
@@ -128,6 +138,9 @@ const REFERENCING: &str = "SELECT con.conname::text, n.nspname::text, c.relname:
         pg_get_constraintdef(con.oid), con.conindid \
     FROM pg_constraint con JOIN pg_class c ON c.oid = con.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE con.contype = 'f' AND con.confrelid = $1 AND con.conrelid <> $1 AND con.conparentid = 0 ORDER BY con.oid";
+const FOREIGN_KEYS: &str = "SELECT con.conname::text, n.nspname::text, c.relname::text \
+    FROM pg_constraint con JOIN pg_class c ON c.oid = con.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE con.contype = 'f' AND con.conrelid = $1 AND con.conparentid = 0 ORDER BY con.conname";
 
 /// Reads what stands under a name, `None` if nothing does.
 ///
@@ -138,10 +151,11 @@ pub(super) async fn read(client: &Client, target: &TableId) -> Result<Option<Exi
     let relation = client.query_opt(RELATION, &[&target.schema, &target.name]).await.map_err(failed)?;
     let Some(relation) = relation else { return Ok(None) };
     let oid: u32 = relation.get(0);
-    let (columns, indexes, referencing) = futures::future::try_join3(
+    let (columns, indexes, referencing, foreign_keys) = futures::future::try_join4(
         client.query(COLUMNS, &[&oid]),
         client.query(INDEXES, &[&oid]),
         client.query(REFERENCING, &[&oid]),
+        client.query(FOREIGN_KEYS, &[&oid]),
     )
     .await
     .map_err(failed)?;
@@ -151,6 +165,7 @@ pub(super) async fn read(client: &Client, target: &TableId) -> Result<Option<Exi
         columns: columns.iter().map(column).collect(),
         indexes: indexes.iter().map(index).collect(),
         referencing: referencing.iter().map(reference).collect(),
+        foreign_keys: foreign_keys.iter().map(own_foreign_key).collect(),
     }))
 }
 
@@ -195,6 +210,11 @@ fn reference(row: &Row) -> Referencing {
         definition: row.get(3),
         index: row.get(4),
     }
+}
+
+fn own_foreign_key(row: &Row) -> OwnForeignKey {
+    let referenced = TableId::new(row.get::<_, String>(1), row.get::<_, String>(2));
+    OwnForeignKey { name: row.get(0), referenced }
 }
 
 /// Whether a table holds any row.

@@ -81,6 +81,8 @@ impl Drop for Lock {
 /// Configuration, naming the holder, if a living one keeps it.
 pub(super) async fn take(address: &Address, pipeline: &PipelineName, holder: &Holder) -> Result<Held> {
     let session = Session::connect(address, &format!("lock/{pipeline}")).await?;
+    // A token that a crash takes back would be given out twice.
+    sessions::make_durable(&session).await?;
     bookkeeping::ensure(&session, pipeline).await?;
     lock(&session, pipeline, &Here::of(holder)).await?;
     sessions::end_earlier(&session, pipeline).await?;

@@ -167,11 +167,13 @@ impl Work<'_> {
         if row.get(0) {
             return Ok(());
         }
-        if ddl::cascades(&key.suffix) && !may_be_replica(self.client).await? {
-            return Err(refused_cascade(self.client, &key.name).await?.with_table(&self.table.id));
+        let replica = may_be_replica(self.client).await?;
+        if let Some(why) = refused_without_replica(key).filter(|_| !replica) {
+            let error = Error::configuration(why).with_remedy(grant_replica(self.client).await?);
+            return Err(error.with_table(&self.table.id));
         }
         let renaming = Renaming::new(&self.pipeline.map, self.definition.as_ref());
-        run(self.client, &ddl::add_foreign_key(self.target, key, &renaming), &self.table.id).await
+        run(self.client, &ddl::add_foreign_key(self.target, key, &renaming, !replica), &self.table.id).await
     }
 
     /// The name, if no other relation of the schema has it: names that were apart at the source may meet here.
@@ -214,9 +216,16 @@ pub(super) async fn grant_replica(client: &Client) -> Result<String> {
     Ok(row.map_err(|error| from_client(error, "reading privileges"))?.get(0))
 }
 
-async fn refused_cascade(client: &Client, name: &str) -> Result<Error> {
-    let why = format!("foreign key `{name}` cascades, and its actions cannot be switched off while loading");
-    Ok(Error::configuration(why).with_remedy(grant_replica(client).await?))
+/// Why a foreign key cannot stand where this user may not switch it off; `None` if it can, checked at the commit of each
+/// load.
+pub(super) fn refused_without_replica(key: &ForeignKey) -> Option<String> {
+    let name = &key.name;
+    if ddl::cascades(&key.suffix) {
+        let why = "cascades, and this user may not switch its actions off while loading";
+        return Some(format!("foreign key `{name}` {why}"));
+    }
+    let why = "is ON … RESTRICT, which cannot wait for a load's commit, and this user may not switch it off";
+    ddl::restricts(&key.suffix).then(|| format!("foreign key `{name}` {why}"))
 }
 
 async fn read(client: &Client, target: &TableId) -> Result<Existing> {

@@ -144,9 +144,32 @@ impl Work<'_> {
     async fn truncate(&self, existing: &Existing, before: Registered) -> Result<Registered> {
         self.fits(existing)?;
         set_aside::unique_indexes(self.client, self.owner, existing, &self.key()).await?;
-        self.run(&empty_statement(&self.target, !existing.referencing.is_empty()), "emptying the table")
-            .await?;
+        self.empty(existing).await?;
         Ok(Registered { kept: false, ..before })
+    }
+
+    /// Rows of other tables that point here stay as they are: their foreign keys must neither refuse nor take them along.
+    async fn empty(&self, existing: &Existing) -> Result<()> {
+        let doing = "emptying the table";
+        if existing.referencing.is_empty() {
+            return self.run(&empty_statement(&self.target, false), doing).await;
+        }
+        let empty = empty_statement(&self.target, true);
+        if finish::may_be_replica(self.client).await? {
+            let statements = format!(
+                "SET LOCAL session_replication_role = replica; {empty}; SET LOCAL session_replication_role TO DEFAULT"
+            );
+            return self.run(&statements, doing).await;
+        }
+        let choices = format!("use --prepare recreate, or: {}", finish::grant_replica(self.client).await?);
+        if let Some(key) = existing.referencing.iter().find(|key| ddl::cascades(&key.definition)) {
+            let why = format!(
+                "emptying the table would change rows of {}, by foreign key `{}`, which this user may not switch off",
+                key.table, key.name
+            );
+            return Err(Error::configuration(why).with_table(&self.table.id).with_remedy(choices));
+        }
+        self.run(&empty, doing).await.map_err(|error| error.with_remedy(choices))
     }
 
     async fn keep(&self, existing: &Existing, before: Registered) -> Result<Registered> {

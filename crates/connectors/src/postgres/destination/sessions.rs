@@ -36,6 +36,11 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 const LOAD_SETTINGS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; \
     SET random_page_cost = 1; SET plan_cache_mode = force_generic_plan";
 
+/// What the source was told to forget must outlive a crash here, whatever the database or the role says. Every other value
+/// waits for this server's own disk at least, and is the operator's choice.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+    WHERE current_setting('synchronous_commit') = 'off'";
+
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -67,6 +72,8 @@ pub(super) struct Worker {
     born: Instant,
     used: Instant,
     statements: HashMap<String, Statement>,
+    /// Whether triggers and foreign keys are switched off.
+    replica: bool,
     /// Staging tables made in this session, by their definition.
     pub(super) stages: HashMap<String, String>,
     /// How many it has made, for their names.
@@ -76,6 +83,11 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn client(&self) -> &Client {
         &self.session
+    }
+
+    /// Whether triggers and foreign keys are switched off.
+    pub(super) fn is_replica(&self) -> bool {
+        self.replica
     }
 
     fn is_fit(&self) -> bool {
@@ -232,15 +244,17 @@ impl Drop for Lease {
 
 async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -> Result<Worker> {
     let session = Session::connect(address, &purpose.name(pipeline)).await?;
+    make_durable(&session).await?;
     let failed = |error| from_client(error, "setting up a session");
     let me = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let row = session.query_one(me, &[]).await.map_err(failed)?;
     let backend = Backend { pid: row.get(0), start: row.get(1) };
+    let mut replica = false;
     if purpose != Purpose::Definition {
         session.batch_execute(LOAD_SETTINGS).await.map_err(failed)?;
         // As native replication does: triggers and foreign keys did their work at the source.
         match session.batch_execute("SET session_replication_role = replica").await {
-            Ok(()) => {}
+            Ok(()) => replica = true,
             Err(refused) if refused.code().is_some_and(|code| code.code() == "42501") => {}
             Err(other) => return Err(failed(other)),
         }
@@ -251,9 +265,19 @@ async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -
         born: Instant::now(),
         used: Instant::now(),
         statements: HashMap::new(),
+        replica,
         stages: HashMap::new(),
         stages_made: 0,
     })
+}
+
+/// Makes a session's commits wait for the server's disk if they would not.
+///
+/// # Errors
+/// As any statement.
+pub(super) async fn make_durable(client: &Client) -> Result<()> {
+    let done = client.batch_execute(DURABLE).await;
+    done.map_err(|error| from_client(error, "setting up a session"))
 }
 
 /// Ends a backend and waits until it is gone.

@@ -47,6 +47,8 @@ pub(super) struct Shape {
     pub(super) touchy: Vec<usize>,
     /// Whether other tables reference it, so that it cannot be truncated.
     pub(super) referenced: bool,
+    /// Whether it has foreign keys, whose checks may wait for the commit.
+    pub(super) refers: bool,
     /// Whether values for identity columns must be forced in.
     pub(super) overriding: bool,
     /// Whether it held rows before its snapshot, so that chunks are merged.
@@ -106,6 +108,7 @@ impl Shape {
             && self.key_operators == other.key_operators
             && self.touchy == other.touchy
             && self.referenced == other.referenced
+            && self.refers == other.refers
     }
 
     fn is_fresh(&self, table: &Arc<TableSchema>) -> bool {
@@ -132,6 +135,11 @@ impl Shapes {
     /// Forgets all tables.
     pub(super) fn clear(&self) {
         self.known().clear();
+    }
+
+    /// The table of the pipeline that is this one of the destination (quoted, qualified), if it is known.
+    pub(super) fn table_at(&self, target: &str) -> Option<TableId> {
+        self.known().values().find(|shape| shape.target == target).map(|shape| shape.table.id.clone())
     }
 
     /// A table's shape, read by `client` if it is not known.
@@ -186,6 +194,7 @@ async fn read(client: &Client, pipeline: &Pipeline, table: &Arc<TableSchema>) ->
         key_operators: key_operators(&existing, &key),
         columns,
         referenced: !existing.referencing.is_empty(),
+        refers: !existing.foreign_keys.is_empty(),
         overriding: existing.columns.iter().any(|column| column.identity_always),
         kept: registered.kept,
         rows_estimated: rows_estimated(client, existing.oid).await?,

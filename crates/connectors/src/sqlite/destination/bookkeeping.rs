@@ -37,7 +37,8 @@ const PER_PIPELINE: [&str; 5] =
 
 /// Makes the bookkeeping if it is absent, and takes the next fencing token. To be called in a write transaction.
 ///
-/// A new pipeline's token begins with the time: a pipeline that was dropped and made again never reuses one.
+/// A new pipeline's token begins with the time in microseconds: a pipeline that was dropped and made again never reuses
+/// one.
 pub(super) fn raise_fence(conn: &Connection, pipeline: &PipelineName, holder: &Holder) -> Result<u64> {
     let doing = "taking the pipeline";
     conn.execute_batch(TABLES).during(doing)?;
@@ -45,7 +46,7 @@ pub(super) fn raise_fence(conn: &Connection, pipeline: &PipelineName, holder: &H
         .map_err(|error| Error::bug("a holder cannot be written as JSON").with_source(error))?;
     conn.query_row(
         "INSERT INTO _syncline_pipelines(name, fence, holder)
-         VALUES (?1, CAST(unixepoch('subsec') * 1000 AS INTEGER), ?2)
+         VALUES (?1, CAST(unixepoch('subsec') * 1000000 AS INTEGER), ?2)
          ON CONFLICT (name) DO UPDATE SET fence = fence + 1, holder = excluded.holder RETURNING fence",
         [pipeline.as_str(), &holder],
         |row| row.get(0),

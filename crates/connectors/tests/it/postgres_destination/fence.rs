@@ -83,6 +83,40 @@ async fn trap_25_an_older_holder_changes_nothing() {
 }
 
 #[tokio::test]
+async fn trap_25_a_holder_of_a_dropped_pipeline_changes_nothing_when_it_is_made_again() {
+    let Some(world) = World::new().await else { return };
+    let name = PipelineName::new("p").unwrap();
+    let mut old = world.held("p").await;
+    let t = table(("public", "t"), &[("id", "integer"), ("v", "text")], 1);
+    old.ready(&t).await;
+    old.load(&t, &[vec![insert(&["1", "a"])]]).await.unwrap();
+    world
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'syncline/lock/p'")
+        .await;
+    registry::destination(&world.url).unwrap().drop_pipeline(&name).await.unwrap();
+    world.sql("TRUNCATE t").await;
+    let mut new = world.held("p").await;
+    assert!(new.session.fence() > old.session.fence(), "{} {}", new.session.fence(), old.session.fence());
+    new.ready(&t).await;
+    new.load(&t, &[vec![insert(&["2", "b"])]]).await.unwrap();
+    let checkpoint = new.session.checkpoint().await.unwrap();
+
+    // Both stand at the same place of generation 1, so but for the token all of these would fit.
+    let entry = ChunkEntry { range: "r".into(), mark: "m".into(), rows: 0 };
+    let chunk = Change::Chunk { table: t.id.clone(), generation: 1, n: 0, entry };
+    assert!(matches!(checkpoint.standing(&Delta::of(vec![chunk.clone()])), Standing::Fits));
+    let mut late = old.session.begin(&old.identity(LoadKind::Bookkeeping)).await.unwrap();
+    late.write(old.rows(&t, &[&["3", "c"]]).await).await.unwrap();
+    let error = late.commit(&Delta::of(vec![chunk])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error:?}");
+    let error = old.load(&t, &[vec![insert(&["4", "d"])]]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error:?}");
+    assert_eq!(old.session.checkpoint().await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(new.session.checkpoint().await.unwrap(), checkpoint);
+    assert_eq!(world.rows("SELECT * FROM t").await, ["(2,b)"]);
+}
+
+#[tokio::test]
 async fn a_delta_that_does_not_fit_takes_its_data_back() {
     let Some(world) = World::new().await else { return };
     let mut held = world.held("p").await;

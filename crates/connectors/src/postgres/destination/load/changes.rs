@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use syncline_core::{ChangeBatch, Error, Operation, Result, RowKey};
 
-use super::super::prepare::empty_statement;
 use super::super::shape::Shape;
 use super::PostgresLoad;
 use super::sql::Masked;
@@ -109,8 +108,8 @@ impl PostgresLoad {
 
     /// Empties a table as the source did.
     pub(super) async fn truncate(&mut self, shape: &Arc<Shape>) -> Result<()> {
-        let target = self.pipeline.map.map(&shape.table.id);
-        self.batch(shape, &empty_statement(&target, shape.referenced), "truncating the table").await?;
+        let statement = self.emptying(shape)?;
+        self.batch(shape, &statement, "truncating the table").await?;
         self.tally.applied += 1;
         Ok(())
     }

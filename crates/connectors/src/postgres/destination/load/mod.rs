@@ -30,6 +30,7 @@ use syncline_core::{
 };
 
 use super::super::error::from_client;
+use super::super::quote::table as quoted;
 use super::bookkeeping;
 use super::delta::{self, Step};
 use super::flight::{self, Answer, Request};
@@ -43,6 +44,9 @@ const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Statements that may wait for the commit.
 const WAITING_MAX: usize = 256;
 
+const FOREIGN_KEY_REMEDY: &str = "let the user switch foreign keys off for its loads: as a superuser, GRANT SET ON \
+    PARAMETER session_replication_role TO the user; or drop the foreign key at the destination";
+
 /// A load in progress.
 pub(super) struct PostgresLoad {
     pipeline: Arc<Pipeline>,
@@ -54,6 +58,8 @@ pub(super) struct PostgresLoad {
     waiting_bytes: usize,
     tally: Tally,
     missing: Vec<(TableId, RowKey)>,
+    /// Tables with parts in this load.
+    written: HashSet<TableId>,
     /// Tables emptied by this load: nothing in them is kept.
     emptied: HashSet<TableId>,
     /// Staging tables this transaction has rows in.
@@ -101,6 +107,7 @@ impl PostgresLoad {
             waiting_bytes: 0,
             tally: Tally::default(),
             missing: Vec::new(),
+            written: HashSet::new(),
             emptied: HashSet::new(),
             stages_used: HashSet::new(),
         }
@@ -145,7 +152,7 @@ impl PostgresLoad {
         self.waiting_bytes = 0;
         let (mut requests, expected) = self.departing(waiting);
         if !self.begun {
-            requests.insert(0, Request::Batch("BEGIN".to_owned()));
+            requests.insert(0, self.begin()?);
         }
         let mut answers = flight::send(self.lease.client()?, requests).await.into_iter();
         if !self.begun {
@@ -156,6 +163,21 @@ impl PostgresLoad {
             self.settle(expects, &shape, answer).await?;
         }
         Ok(())
+    }
+
+    /// The transaction's beginning. Foreign keys that cannot be switched off are checked at its end: parts come table by
+    /// table, so a child may be written before its parent.
+    fn begin(&mut self) -> Result<Request> {
+        let replica = self.lease.worker()?.is_replica();
+        let begin = if replica { "BEGIN" } else { "BEGIN; SET CONSTRAINTS ALL DEFERRED" };
+        Ok(Request::Batch(begin.to_owned()))
+    }
+
+    /// The statements that empty a table. It cannot be truncated while checks of its rows wait for the commit.
+    fn emptying(&mut self, shape: &Shape) -> Result<String> {
+        let waits = shape.refers && !self.lease.worker()?.is_replica();
+        let target = self.pipeline.map.map(&shape.table.id);
+        Ok(empty_statement(&target, shape.referenced || waits))
     }
 
     fn departing(&self, waiting: Vec<Waiting>) -> (Vec<Request>, Vec<(Expects, Arc<Shape>)>) {
@@ -212,7 +234,7 @@ impl PostgresLoad {
 
     /// The error of a statement about a table. One that the table's own change explains may be tried again.
     async fn failed(&self, shape: &Arc<Shape>, error: tokio_postgres::Error, doing: &str) -> Error {
-        let error = from_client(error, doing).with_table(&shape.table.id);
+        let error = explain_foreign_key(from_client(error, doing)).with_table(&shape.table.id);
         let explainable =
             matches!(error.kind(), ErrorKind::Data | ErrorKind::Permanent | ErrorKind::Configuration);
         if !explainable {
@@ -237,8 +259,8 @@ impl PostgresLoad {
 
     async fn empty(&mut self, table: &Arc<TableSchema>) -> Result<()> {
         let shape = self.shape(table).await?;
-        let target = self.pipeline.map.map(&table.id);
-        self.batch(&shape, &empty_statement(&target, shape.referenced), "emptying the table").await?;
+        let statement = self.emptying(&shape)?;
+        self.batch(&shape, &statement, "emptying the table").await?;
         if shape.kept {
             bookkeeping::nothing_kept(self.lease.client()?, &self.pipeline.name, &table.id).await?;
         }
@@ -309,7 +331,7 @@ impl PostgresLoad {
         let waiting = std::mem::take(&mut self.waiting);
         let (mut all, expected) = self.departing(waiting);
         if !self.begun {
-            all.insert(0, Request::Batch("BEGIN".to_owned()));
+            all.insert(0, self.begin()?);
         }
         all.extend(requests);
         all.push(Request::Batch("COMMIT".to_owned()));
@@ -333,9 +355,33 @@ impl PostgresLoad {
         }
         match answers.next() {
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(commit_error(error)),
+            Some(Err(error)) => {
+                let table = self.table_of_constraint(&error);
+                let error = explain_foreign_key(commit_error(error));
+                Err(match table {
+                    Some(table) => error.with_table(&table),
+                    None => error,
+                })
+            }
             None => Err(Error::bug("an answer is missing")),
         }
+    }
+}
+
+impl PostgresLoad {
+    /// The table of this load whose constraint, checked at the commit, refused it. A table that the load did not write
+    /// cannot be stopped by it.
+    fn table_of_constraint(&self, error: &tokio_postgres::Error) -> Option<TableId> {
+        let said = error.as_db_error()?;
+        let target = TableId::new(said.schema()?, said.table()?);
+        self.pipeline.shapes.table_at(&quoted(&target)).filter(|table| self.written.contains(table))
+    }
+}
+
+fn table_of(part: &Part) -> &TableId {
+    match part {
+        Part::Bulk { table, .. } | Part::Rows { table, .. } | Part::Empty(table) => &table.id,
+        Part::Changes(batch) => &batch.table.id,
     }
 }
 
@@ -372,9 +418,16 @@ fn commit_error(error: tokio_postgres::Error) -> Error {
     }
 }
 
+/// A foreign key refused a row, which only happens where it could not be switched off.
+fn explain_foreign_key(error: Error) -> Error {
+    let refused = error.code() == Some("23503");
+    if refused { error.with_remedy(FOREIGN_KEY_REMEDY) } else { error }
+}
+
 #[async_trait]
 impl Load for PostgresLoad {
     async fn write(&mut self, part: Part) -> Result<()> {
+        self.written.insert(table_of(&part).clone());
         match part {
             Part::Bulk { table, bulk } => self.write_bulk(&table, bulk).await,
             Part::Rows { table, rows } => self.write_rows(&table, &rows).await,
