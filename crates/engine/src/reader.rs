@@ -45,6 +45,7 @@ pub(crate) async fn read(attempt: Arc<Attempt>, stop: CancellationToken) -> Resu
             }
         }
     }
+    journal.sync().await?;
     stream.acknowledge(&journal.durable().borrow().clone());
     stream.close().await;
     Ok(())

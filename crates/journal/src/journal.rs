@@ -177,6 +177,35 @@ impl Journal {
         freed::recall(&self.shared().options.dir)
     }
 
+    /// Whether what is appended is made durable at once, because somebody waits for it, or in groups of some milliseconds.
+    pub fn set_urgent(&self, urgent: bool) {
+        let mut state = self.shared().lock();
+        if std::mem::replace(&mut state.urgent, urgent) != urgent {
+            drop(state);
+            self.shared().work.notify_one();
+        }
+    }
+
+    /// Waits until everything appended so far is durable.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub async fn sync(&self) -> Result<()> {
+        let mut durable = self.durable();
+        let end = {
+            let mut state = self.shared().lock();
+            state.wanted_seq = state.last_seq;
+            state.end.clone().unwrap_or_default()
+        };
+        self.shared().work.notify_one();
+        while *durable.borrow_and_update() < end {
+            if durable.changed().await.is_err() {
+                return self.failed().map_or(Ok(()), Err);
+            }
+        }
+        Ok(())
+    }
+
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {

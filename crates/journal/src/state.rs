@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use syncline_core::{Entry, Error, ErrorKind, Position, Result};
 use tokio::sync::{oneshot, watch};
@@ -18,6 +19,11 @@ use crate::shape::Interner;
 
 /// Taken by the writer at once, in bytes of entries: bounds how long an entry waits for the sync of others.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long an entry may wait for others to be made durable with it, unless somebody waits for it ...
+const GROUP_WAIT: Duration = Duration::from_millis(20);
+/// ... or this much is waiting.
+const GROUP_WAIT_BYTES: usize = 1024 * 1024;
 
 /// An entry in memory.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ pub(crate) struct Shared {
     /// Held while sealed segments are freed or rewritten, or all are discarded.
     pub(crate) structure: Mutex<()>,
     /// Wakes the writer.
-    work: Condvar,
+    pub(crate) work: Condvar,
     /// Ticks when an entry was appended, or nothing more will be.
     pub(crate) appended: watch::Sender<u64>,
     /// Ticks when there may be room.
@@ -60,6 +66,12 @@ pub(crate) struct State {
     tail_bytes: usize,
     /// Of these, what is not yet durable.
     pending_bytes: usize,
+    /// Since when the oldest of them waits.
+    pending_since: Option<Instant>,
+    /// Whether entries are to be made durable at once.
+    pub(crate) urgent: bool,
+    /// Entries up to this number are to be made durable at once.
+    pub(crate) wanted_seq: u64,
     /// Whether the entry before the tail is a piece of a transaction that goes on in it.
     tail_cuts_transaction: bool,
     /// Appends that wait for the budget.
@@ -112,6 +124,9 @@ impl Shared {
             tail: VecDeque::new(),
             tail_bytes: 0,
             pending_bytes: 0,
+            pending_since: None,
+            urgent: false,
+            wanted_seq: 0,
             tail_cuts_transaction: false,
             held_back: 0,
             needs: None,
@@ -159,10 +174,14 @@ impl Shared {
         if !state.in_transaction && state.bytes() >= self.options.budget_bytes {
             return Ok(Offer::WaitForBudget(entry));
         }
+        let was_idle = state.pending_since.is_none();
         state.hold(entry);
         state.let_go(self.options.memory_bytes);
+        let wake = was_idle || state.group_wait().is_zero();
         drop(state);
-        self.work.notify_one();
+        if wake {
+            self.work.notify_one();
+        }
         self.appended.send_modify(|tick| *tick += 1);
         Ok(Offer::Taken)
     }
@@ -186,8 +205,14 @@ impl Shared {
                 return Work::Reset(reset);
             }
             if state.durable_seq < state.last_seq {
-                let (first, entries) = state.pending();
-                return Work::Write(first, entries);
+                let wait = state.group_wait();
+                if wait.is_zero() {
+                    let (first, entries) = state.pending();
+                    return Work::Write(first, entries);
+                }
+                let waited = self.work.wait_timeout(state, wait);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
             }
             if state.closing {
                 return Work::Stop;
@@ -245,6 +270,7 @@ impl State {
         self.last_seq += 1;
         self.tail_bytes += bytes;
         self.pending_bytes += bytes;
+        let _ = self.pending_since.get_or_insert_with(Instant::now);
         self.tail.push_back(Held { entry: Arc::new(entry), bytes });
     }
 
@@ -271,6 +297,18 @@ impl State {
         covered.then(|| self.tail_seq() + self.tail.partition_point(behind) as u64 - 1)
     }
 
+    /// How long what is pending may still wait for company. A sync for every small entry would keep the disk busy that
+    /// the destination's server may share with us, and nobody but the source waits for it.
+    fn group_wait(&self) -> Duration {
+        let now = self.closing || self.urgent || self.durable_seq < self.wanted_seq;
+        match self.pending_since {
+            Some(since) if !now && self.pending_bytes < GROUP_WAIT_BYTES => {
+                GROUP_WAIT.saturating_sub(since.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     fn pending(&self) -> (u64, Vec<Arc<Entry>>) {
         let first = self.durable_seq + 1;
         let mut room = GROUP_BYTES;
@@ -291,6 +329,7 @@ impl State {
         let end = self.place(seq + 1).unwrap_or(0);
         self.pending_bytes -= self.tail.range(first..end).map(|held| held.bytes).sum::<usize>();
         self.durable_seq = seq;
+        self.pending_since = (seq < self.last_seq).then(Instant::now);
         self.let_go(memory_bytes);
     }
 
@@ -316,6 +355,7 @@ impl State {
         self.tail.clear();
         self.tail_bytes = 0;
         self.pending_bytes = 0;
+        self.pending_since = None;
         self.tail_cuts_transaction = false;
         self.resets += 1;
         std::mem::replace(&mut self.segments, VecDeque::from([segment]))

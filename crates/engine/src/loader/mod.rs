@@ -133,6 +133,7 @@ impl Loader {
     async fn load_main(&mut self) -> Result<bool> {
         // While a table is apart, the main lane may not run ahead of what the journal has on disk: after a crash the
         // journal must still join every lane to the source without a gap and without cutting an entry.
+        self.journal.set_urgent(!self.apart.is_empty());
         let limit = if self.apart.is_empty() { None } else { Some(self.journal.durable().borrow().clone()) };
         let attempt = Arc::clone(&self.attempt);
         let apart = self.apart_ids();

@@ -264,6 +264,8 @@ pub(crate) fn small(dir: &Path) -> Options {
 
 pub(crate) async fn opened(options: Options) -> Journal {
     let journal = Journal::open(options).await.unwrap();
+    // Tests append one small entry after the other and wait for each.
+    journal.set_urgent(true);
     if journal.end().is_none() {
         journal.reset(at(100)).await.unwrap();
     }

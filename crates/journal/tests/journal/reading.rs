@@ -226,3 +226,23 @@ async fn a_closed_journal_says_so_and_gives_its_directory_free() {
     );
     Journal::open(small(dir.path())).await.unwrap();
 }
+
+/// Small entries are made durable in groups, but soon, and at once for who asks.
+#[test]
+fn a_small_entry_becomes_durable_by_itself_and_at_once_if_asked() {
+    run(async {
+        let dir = scratch();
+        let journal = opened(small(dir.path())).await;
+        journal.set_urgent(false);
+        let entries = history(1, 40);
+        let (first, rest) = entries.split_at(20);
+        let mut durable = journal.durable();
+        let before = durable.borrow_and_update().clone();
+        append_all(&journal, first).await;
+        durable.changed().await.unwrap();
+        assert!(*durable.borrow_and_update() > before);
+        append_all(&journal, rest).await;
+        journal.sync().await.unwrap();
+        assert_eq!(Some(journal.durable().borrow().clone()), journal.end());
+    });
+}
