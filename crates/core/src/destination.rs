@@ -106,9 +106,9 @@ pub enum Prepared {
 /// A step after a table's chunks are loaded. Each is idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishStep {
-    /// Primary key, and an index on the row key if that is another one. Needed before changes are applied.
+    /// A unique index on the row key: the primary key, if that is the row key. Needed before changes are applied.
     Key,
-    /// All other indexes and statistics. After the window.
+    /// All other indexes, a primary key that is not the row key among them, and statistics. After the window.
     Indexes,
     /// Foreign keys between tables of the pipeline. When all of them are consistent.
     ForeignKeys,

@@ -6,8 +6,10 @@
 mod tls;
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use syncline_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
@@ -40,6 +42,13 @@ pub(crate) const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("idle_session_timeout", "0"),
 ];
 
+/// The statement for settings that an older server would refuse as one of [`SESSION_SETTINGS`]; `version` as the server
+/// reports it (`17.5`).
+pub(crate) fn later_settings(version: &str) -> Option<&'static str> {
+    let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()?;
+    (major >= 17).then_some("SET transaction_timeout = 0")
+}
+
 /// How long a connection may take, from the first packet to the end of authentication.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,19 +72,20 @@ impl Session {
     pub(crate) async fn connect(address: &Address, purpose: &str) -> Result<Self> {
         let config = config_of(address, purpose);
         let connecting = async {
-            match tls_config(address)? {
-                None => {
-                    let connected = config.connect(tokio_postgres::NoTls).await;
-                    let (client, connection) = connected.map_err(|error| refused(error, address))?;
-                    Ok(Self { client, connection: tokio::spawn(drive(connection)) })
+            let connected = match Self::transported(&config, tls_config(address)?).await {
+                // As libpq does: who only prefers TLS goes on without it, on a connection of its own.
+                Err(error) if address.ssl_mode == SslMode::Prefer && tls::is_handshake(&error) => {
+                    tracing::debug!(error = %error, "the TLS handshake failed; going on without TLS");
+                    Self::transported(&config, None).await
                 }
-                Some(tls) => {
-                    let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls.as_ref().clone());
-                    let connected = config.connect(tls).await;
-                    let (client, connection) = connected.map_err(|error| refused(error, address))?;
-                    Ok(Self { client, connection: tokio::spawn(drive(connection)) })
-                }
+                connected => connected,
+            };
+            let (session, version) = connected.map_err(|error| refused(error, address))?;
+            if let Some(statement) = version.as_deref().and_then(later_settings) {
+                let done = session.batch_execute(statement).await;
+                done.map_err(|error| error::from_client(error, "setting up a session"))?;
             }
+            Ok(session)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
             Err(Error::new(
@@ -83,6 +93,35 @@ impl Session {
                 format!("{} did not answer within {} s", address.display(), CONNECT_TIMEOUT.as_secs()),
             ))
         })
+    }
+
+    /// Connects with or without TLS; also the server's version.
+    async fn transported(
+        config: &Config,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<(Self, Option<String>), tokio_postgres::Error> {
+        match tls {
+            None => {
+                let mut plain = config.clone();
+                plain.ssl_mode(tokio_postgres::config::SslMode::Disable);
+                let (client, connection) = plain.connect(tokio_postgres::NoTls).await?;
+                Ok(Self::driven(client, connection))
+            }
+            Some(tls) => {
+                let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls.as_ref().clone());
+                let (client, connection) = config.connect(tls).await?;
+                Ok(Self::driven(client, connection))
+            }
+        }
+    }
+
+    fn driven<S, T>(client: Client, connection: tokio_postgres::Connection<S, T>) -> (Self, Option<String>)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let version = connection.parameter("server_version").map(str::to_owned);
+        (Self { client, connection: tokio::spawn(drive(connection)) }, version)
     }
 }
 
@@ -183,6 +222,14 @@ fn refused(error: tokio_postgres::Error, address: &Address) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_servers_that_know_a_setting_are_asked_for_it() {
+        assert_eq!(later_settings("17.5"), Some("SET transaction_timeout = 0"));
+        assert_eq!(later_settings("18beta1"), Some("SET transaction_timeout = 0"));
+        assert_eq!(later_settings("15.18 (Debian 15.18-0+deb12u1)"), None);
+        assert_eq!(later_settings(""), None);
+    }
 
     #[test]
     fn startup_options_survive_the_servers_splitting() {

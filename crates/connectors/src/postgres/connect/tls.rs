@@ -39,6 +39,12 @@ pub(crate) fn tls_config(address: &Address) -> Result<Option<Arc<ClientConfig>>>
     Ok(Some(Arc::new(config)))
 }
 
+/// Whether a connection failed in the TLS handshake: refused by either side, or broken off in it.
+pub(super) fn is_handshake(error: &tokio_postgres::Error) -> bool {
+    // The client library says it only by this text; a test holds it to that.
+    error.to_string() == "error performing TLS handshake"
+}
+
 /// The TLS error inside an error, if it is or wraps one.
 pub(super) fn error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);

@@ -233,7 +233,7 @@ async fn read(client: &Client, target: &TableId) -> Result<Existing> {
     existing.ok_or_else(|| {
         Error::configuration("the destination's table is gone")
             .with_table(target)
-            .with_remedy("start its snapshot over with --prepare recreate")
+            .with_remedy("start over with `syncline drop NAME`, then sync with --prepare recreate")
     })
 }
 

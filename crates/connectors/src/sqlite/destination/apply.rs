@@ -68,7 +68,8 @@ impl Applied {
             )
             .with_table(table)
             .with_remedy(
-                "delete these rows at the destination, or sync the table anew with --prepare recreate",
+                "delete these rows at the destination and run again; or start over with `syncline drop NAME`, then sync with \
+                 --prepare recreate",
             )),
         }
     }
@@ -310,7 +311,7 @@ impl<'a> Work<'a> {
                 ErrorKind::Data,
                 "too many rows exchange unique values in one transaction",
             )
-            .with_remedy("sync the table anew with --prepare recreate"));
+            .with_remedy("start over with `syncline drop NAME`, then sync with --prepare recreate"));
         }
         Ok(())
     }

@@ -123,7 +123,7 @@ fn commit(writing: Writing, session: &Inner, delta: &Delta) -> Result<Durable> {
         return Err(Error::new(ErrorKind::Data, "changes without all columns have no row to complete them")
             .with_table(table)
             .with_remedy(
-                "rows are missing at the destination: sync the table anew with --prepare recreate",
+                "rows are missing at the destination: start over with `syncline drop NAME`, then sync with --prepare recreate",
             ));
     }
     for (table, key) in &applied.missing {

@@ -27,9 +27,17 @@ async fn trap_13_what_the_log_cannot_carry_is_said() {
     let findings = world.source.check(&all(), true).await.unwrap();
     assert_eq!(codes(&findings, Severity::Error), Vec::<&str>::new());
     assert_eq!(codes(&findings, Severity::Warning), ["unlogged"]);
-    for code in ["sequences", "large_objects", "materialized_views", "generated_columns", "partitions"] {
+    for code in ["ddl", "sequences", "large_objects", "materialized_views", "generated_columns", "partitions"]
+    {
         assert_eq!(find(&findings, code).severity, Severity::Note);
     }
+    assert_eq!(
+        findings.iter().filter(|finding| finding.code == "ddl").count(),
+        1,
+        "once, not for each table"
+    );
+    let unstreamed = world.source.check(&all(), false).await.unwrap();
+    assert!(unstreamed.iter().all(|finding| finding.code != "ddl"), "{unstreamed:#?}");
     assert_eq!(
         find(&findings, "unlogged").remedy.as_deref(),
         Some("ALTER TABLE \"public\".\"u\" SET LOGGED;")

@@ -3,6 +3,7 @@
 use syncline_connectors::registry;
 use syncline_core::{ErrorKind, Result, TableSchema};
 use syncline_testkit::postgres::Postgres;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::world::all;
 
@@ -45,6 +46,49 @@ async fn a_server_without_tls_is_refused_only_where_tls_is_demanded() {
     let error = discover(&url("require")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
     discover(&server.socket_url("postgres")).await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_that_fails_is_gone_without_only_where_it_is_preferred() {
+    // Versions that nobody speaks any more.
+    let old = Postgres::builder()
+        .tls()
+        .setting("ssl_min_protocol_version", "TLSv1")
+        .setting("ssl_max_protocol_version", "TLSv1.1");
+    let (Some(old), Some(server)) = (old.start(), Postgres::start()) else { return };
+    let broken = breaks_off_in_the_handshake(server.port()).await;
+    for port in [old.port(), broken] {
+        let url = |mode: &str| format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode={mode}");
+        for mode in ["prefer", "allow"] {
+            discover(&url(mode)).await.unwrap_or_else(|error| panic!("{mode}: {error:?}"));
+        }
+        discover(&url("require")).await.unwrap_err();
+    }
+    let error =
+        discover(&format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=require", old.port())).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Configuration);
+}
+
+/// In front of a server: says yes to TLS and hangs up then; connections without TLS go through.
+async fn breaks_off_in_the_handshake(server: u16) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut first = [0; 8];
+                client.read_exact(&mut first).await.unwrap();
+                if first[4..] == 80_877_103_u32.to_be_bytes() {
+                    client.write_all(b"S").await.unwrap();
+                    return;
+                }
+                let mut there = tokio::net::TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                there.write_all(&first).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut there).await;
+            });
+        }
+    });
+    port
 }
 
 #[tokio::test]

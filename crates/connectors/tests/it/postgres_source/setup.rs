@@ -114,6 +114,29 @@ async fn opening_again_finds_what_was_made_and_adds_what_is_missing() {
 }
 
 #[tokio::test]
+async fn trap_11_a_row_filter_that_somebody_puts_on_the_publication_is_removed() {
+    let Some(world) =
+        World::new("CREATE TABLE a (id int PRIMARY KEY, x int); CREATE TABLE b (id int PRIMARY KEY)").await
+    else {
+        return;
+    };
+    if world.server.installation().major() < 15 {
+        return; // A publication cannot have row filters there.
+    }
+    world.open("app", &without("a", "x")).await.unwrap();
+    let filters = "SELECT tablename || ' ' || attnames::text || coalesce(rowfilter, '') FROM pg_publication_tables ORDER BY 1";
+    let ours = ["(\"a {id}\")", "(\"b {id}\")"];
+    assert_eq!(world.texts(filters).await, ours);
+    world
+        .sql("ALTER PUBLICATION syncline_app SET TABLE ONLY a (id) WHERE (id > 5), ONLY b WHERE (id > 5)")
+        .await;
+    assert_ne!(world.texts(filters).await, ours);
+    let again = world.open("app", &without("a", "x")).await.unwrap();
+    assert!(!again.created);
+    assert_eq!(world.texts(filters).await, ours);
+}
+
+#[tokio::test]
 async fn a_crash_between_publication_and_slot_is_mended() {
     let Some(world) = World::new("CREATE TABLE a (id int PRIMARY KEY)").await else { return };
     world.sql("CREATE PUBLICATION syncline_app FOR TABLE a").await;
@@ -170,6 +193,40 @@ async fn trap_6_making_the_slot_waits_for_running_transactions_and_then_goes_on(
     };
     let (origin, ()) = tokio::join!(opening, commit);
     assert!(began.elapsed() >= Duration::from_millis(700));
+    assert!(origin.unwrap().created);
+}
+
+#[tokio::test]
+async fn trap_6_a_timeout_of_the_role_does_not_end_the_making_of_the_slot() {
+    let Some(world) = World::new(
+        "CREATE TABLE a (id int PRIMARY KEY); ALTER ROLE postgres SET statement_timeout = '200ms';
+         ALTER ROLE postgres SET lock_timeout = '200ms'",
+    )
+    .await
+    else {
+        return;
+    };
+    if world.server.installation().major() >= 17 {
+        world.sql("ALTER ROLE postgres SET transaction_timeout = '200ms'").await;
+    }
+    let other = world.server.client("shop").await;
+    other.batch_execute("SET statement_timeout = 0; BEGIN; INSERT INTO a VALUES (1)").await.unwrap();
+    if world.server.installation().major() >= 17 {
+        other.batch_execute("SET transaction_timeout = 0").await.unwrap();
+    }
+    let proof = world.server.client("shop").await.batch_execute("SELECT pg_sleep(1)").await;
+    assert_eq!(
+        proof.unwrap_err().code().unwrap().code(),
+        "57014",
+        "the role's timeout ends what does not lift it"
+    );
+    let request = world.request("app", &all()).await;
+    let source = world.again();
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        other.batch_execute("COMMIT").await.unwrap();
+    };
+    let (origin, ()) = tokio::join!(source.streams().unwrap().open(&request), commit);
     assert!(origin.unwrap().created);
 }
 

@@ -297,7 +297,7 @@ impl PostgresLoad {
             )
             .with_table(table)
             .with_remedy(
-                "the table has drifted from its source: take its snapshot again, or compare it with a diff",
+                "the table has drifted from its source: start over with `syncline drop NAME`, then sync with --prepare truncate",
             )),
             _ => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! Everything that would stop or hurt a pipeline, found before anything is made.
 //!
-//! What the log cannot carry at all (sequences, large objects, generated columns, unlogged tables, what ATTACH brings)
-//! is said here too, each once.
+//! What the log cannot carry at all (definitions, sequences, large objects, generated columns, unlogged tables, what ATTACH
+//! brings) is said here too, each once.
 
 pub(super) mod server;
 
@@ -33,7 +33,7 @@ pub(super) async fn check(session: &Session, selection: &Selection, streamed: bo
         findings.extend(notes(relation, streamed));
     }
     findings.extend(of_others(&catalog, selection));
-    findings.extend(of_database(&server));
+    findings.extend(of_database(&server, streamed));
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.table.cmp(&b.table)));
     Ok(findings)
 }
@@ -152,7 +152,8 @@ fn notes(relation: &Relation, streamed: bool) -> Vec<Finding> {
     }
     if streamed && relation.kind == Kind::Partitioned {
         let message = "rows that ATTACH PARTITION brings and DETACH PARTITION takes are not in the log";
-        let remedy = "attach partitions empty; else run with --prepare truncate afterwards".to_owned();
+        let remedy = "attach partitions empty and fill them then; else start over: syncline drop NAME, then sync with --prepare truncate"
+            .to_owned();
         notes.push(finding(Severity::Note, "partitions", &relation.id, message, Some(remedy)));
     }
     notes
@@ -174,7 +175,7 @@ fn of_others(catalog: &Catalog, selection: &Selection) -> Vec<Finding> {
 }
 
 /// What a database has beside tables.
-fn of_database(server: &Server) -> Vec<Finding> {
+fn of_database(server: &Server, streamed: bool) -> Vec<Finding> {
     let note = |code: &'static str, message: &str, remedy: &str| Finding {
         severity: Severity::Note,
         code,
@@ -183,6 +184,11 @@ fn of_database(server: &Server) -> Vec<Finding> {
         remedy: Some(remedy.to_owned()),
     };
     let mut notes = Vec::new();
+    if streamed {
+        let remedy = "after a change of a table's columns at the source, run again with --prepare recreate: it stops, and only \
+            what has stopped is read again";
+        notes.push(note("ddl", "changes of definitions (DDL) are not carried", remedy));
+    }
     if server.sequences > 0 {
         let remedy = "before writing to the destination, set its sequences: SELECT setval(…)";
         notes.push(note("sequences", "the values of sequences are not copied", remedy));

@@ -73,6 +73,12 @@ pub(super) async fn ensure(
         session.batch_execute(&statement).await.map_err(failed)?;
     }
     let published = published(session, server, name).await?;
+    if published.is_none() {
+        tracing::warn!(
+            publication = name,
+            "somebody put a row filter on the publication; it is removed, but what it held back while it stood is missing"
+        );
+    }
     if published.as_ref() != Some(members) {
         session.batch_execute(&alter(name, members, published.as_ref())).await.map_err(failed)?;
     }

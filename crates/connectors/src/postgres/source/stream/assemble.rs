@@ -260,9 +260,10 @@ impl Assembler {
 
     fn reject(&mut self, table: usize, why: &str) -> Result<()> {
         let id = &self.tables[table].rows.table().id;
-        let error = Error::new(ErrorKind::Data, why).with_table(id).with_remedy(format!(
-            "give the table a primary key or REPLICA IDENTITY FULL, then take a new snapshot of it with `--table {id} --prepare recreate`"
-        ));
+        let error = Error::new(ErrorKind::Data, why).with_table(id).with_remedy(
+            "give the table a primary key or REPLICA IDENTITY FULL, then run the same command again with --prepare recreate: \
+             only tables that have stopped are read again",
+        );
         self.stop(table, error)
     }
 

@@ -181,9 +181,10 @@ fn identifies(schema: &TableSchema, identity: u8, is_identity: &[bool]) -> Resul
 
 fn misfit_error(why: &str, table: &TableId) -> Error {
     let message = format!("the stream describes the table otherwise than it is known: {why}");
-    Error::new(ErrorKind::Data, message).with_table(table).with_remedy(format!(
-        "stop, bring the destination's table to the source's present definition (or run with `--table {table} --prepare recreate`), and take a new snapshot of it"
-    ))
+    Error::new(ErrorKind::Data, message).with_table(table).with_remedy(
+        "run the same command again with --prepare recreate, which makes the tables that have stopped anew; or change the \
+         destination's table as the source's was changed, and run with --prepare truncate",
+    )
 }
 
 #[cfg(test)]

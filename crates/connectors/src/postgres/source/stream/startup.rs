@@ -12,7 +12,7 @@ use syncline_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::super::super::connect::{CONNECT_TIMEOUT, startup_options, tls_config};
+use super::super::super::connect::{CONNECT_TIMEOUT, later_settings, startup_options, tls_config};
 use super::super::super::url::{Address, Host, SslMode};
 use super::wire::{Duplex, Wire, malformed, server_error, unexpected};
 
@@ -52,14 +52,31 @@ async fn transport(address: &Address) -> Result<Box<dyn Duplex>> {
             Ok(Box::new(UnixStream::connect(path).await.map_err(unreachable)?))
         }
         Host::Tcp { host, port } => {
-            let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
-            tcp.set_nodelay(true).map_err(unreachable)?;
-            match tls_config(address)? {
-                None => Ok(Box::new(tcp)),
-                Some(config) => secured(tcp, host, address.ssl_mode, config).await,
+            let tcp = async || {
+                let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                tcp.set_nodelay(true).map_err(unreachable)?;
+                Ok::<_, Error>(tcp)
+            };
+            let Some(config) = tls_config(address)? else { return Ok(Box::new(tcp().await?)) };
+            match secured(tcp().await?, host, address.ssl_mode, config).await? {
+                Secured::Spoken(stream) => Ok(stream),
+                // As libpq does: who only prefers TLS goes on without it, on a connection of its own.
+                Secured::Failed(error) if address.ssl_mode == SslMode::Prefer => {
+                    tracing::debug!(error = %error, "the TLS handshake failed; going on without TLS");
+                    Ok(Box::new(tcp().await?))
+                }
+                Secured::Failed(error) => Err(refused(error)),
             }
         }
     }
+}
+
+/// What came of asking for TLS.
+enum Secured {
+    /// A connection to go on with; without TLS where the server has none and it is not demanded.
+    Spoken(Box<dyn Duplex>),
+    /// The handshake failed, and the connection with it.
+    Failed(std::io::Error),
 }
 
 /// Asks for TLS and speaks it if the server does.
@@ -68,14 +85,14 @@ async fn secured(
     host: &str,
     mode: SslMode,
     config: Arc<rustls::ClientConfig>,
-) -> Result<Box<dyn Duplex>> {
+) -> Result<Secured> {
     let broken = |error| Error::io("the connection broke before TLS began", error);
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     tcp.write_all(&request).await.map_err(broken)?;
     match tcp.read_u8().await.map_err(broken)? {
         b'S' => {}
-        b'N' if mode == SslMode::Prefer => return Ok(Box::new(tcp)),
+        b'N' if mode == SslMode::Prefer => return Ok(Secured::Spoken(Box::new(tcp))),
         b'N' => {
             return Err(Error::configuration("the server does not speak TLS")
                 .with_remedy("turn on `ssl` at the server, or choose another sslmode in the URL"));
@@ -84,8 +101,10 @@ async fn secured(
     }
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| Error::configuration("the host is no name TLS can check").with_source(error))?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.map_err(refused)?;
-    Ok(Box::new(stream))
+    match tokio_rustls::TlsConnector::from(config).connect(name, tcp).await {
+        Ok(stream) => Ok(Secured::Spoken(Box::new(stream))),
+        Err(error) => Ok(Secured::Failed(error)),
+    }
 }
 
 /// A failed handshake: a refused certificate is configuration, a broken connection is not.
@@ -112,15 +131,27 @@ async fn log_in(wire: &mut Wire, address: &Address, purpose: Purpose) -> Result<
     }
     wire.send(|out| frontend::startup_message(parameters, out)).await?;
     authenticate(wire, address).await?;
+    let mut later = None;
     loop {
         let frame = wire.next().await?;
         match frame.tag {
-            b'Z' => return Ok(()),
+            b'Z' => break,
             b'E' => return Err(server_error(frame.body)),
-            b'S' | b'K' | b'N' => {}
+            b'S' => later = later.or_else(|| later_settings(version_in(frame.body)?)),
+            b'K' | b'N' => {}
             other => return Err(unexpected(other)),
         }
     }
+    if let Some(statement) = later {
+        wire.query(statement).await?;
+    }
+    Ok(())
+}
+
+/// The server's version, if a `ParameterStatus` is about it.
+fn version_in(body: &[u8]) -> Option<&str> {
+    let value = body.strip_prefix(b"server_version\0")?.strip_suffix(b"\0")?;
+    std::str::from_utf8(value).ok()
 }
 
 /// What the server asks for, in an `Authentication` message.

@@ -37,3 +37,18 @@ async fn a_server_without_tls_is_refused_where_it_is_required_and_taken_where_it
     let preferred = Address::parse(&format!("{url}?sslmode=prefer")).unwrap();
     open(&preferred, &shop.request, &shop.begin, None).await.unwrap().close().await;
 }
+
+#[tokio::test]
+async fn tls_that_fails_is_gone_without_only_where_it_is_preferred() {
+    let old = Postgres::builder()
+        .tls()
+        .setting("ssl_min_protocol_version", "TLSv1")
+        .setting("ssl_max_protocol_version", "TLSv1.1");
+    let Some(shop) = Shop::open(old, TABLE, &["t"]).await else { return };
+    let url = shop.server.url(DATABASE);
+    let preferred = Address::parse(&format!("{url}?sslmode=prefer")).unwrap();
+    open(&preferred, &shop.request, &shop.begin, None).await.unwrap().close().await;
+    let required = Address::parse(&format!("{url}?sslmode=require")).unwrap();
+    let error = open(&required, &shop.request, &shop.begin, None).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+}
