@@ -128,6 +128,11 @@ impl Attempt {
         self.checkpoint().tables.get(table).map(|state| state.phase)
     }
 
+    /// Whether rows of any table are to be read again.
+    pub(crate) fn has_rereads(&self) -> bool {
+        self.checkpoint().tables.values().any(|state| !state.rereads.is_empty())
+    }
+
     /// A table's state with the entries of its ledger from a number on, and without its re-read list.
     pub(crate) fn ledger_since(&self, table: &TableId, n: u32) -> Option<TableState> {
         let checkpoint = self.checkpoint();

@@ -19,9 +19,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Segments of a sixteenth of the budget (1 to 64 MiB), and a quarter of it (at most 64 MiB) in memory.
+    /// Segments of a sixteenth of the budget (1 to 64 MiB), and a quarter of it (at most 32 MiB) in memory.
     pub fn new(dir: impl Into<PathBuf>, budget_bytes: u64) -> Self {
-        let memory_bytes = usize::try_from((budget_bytes / 4).min(64 * MIB)).unwrap_or(usize::MAX);
+        let memory_bytes = usize::try_from((budget_bytes / 4).min(32 * MIB)).unwrap_or(usize::MAX);
         let segment_bytes = (budget_bytes / 16).clamp(MIB, 64 * MIB);
         Self { dir: dir.into(), budget_bytes, segment_bytes, memory_bytes }
     }

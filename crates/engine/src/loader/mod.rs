@@ -293,12 +293,8 @@ impl Loader {
         self.create_foreign_keys().await?;
         let context = &self.attempt.context;
         context.board.phase(Phase::Streaming);
-        let consistent = self.attempt.tables_in(TablePhase::Consistent);
-        let listed =
-            |id: &TableId| self.attempt.table_state(id).is_some_and(|state| !state.rereads.is_empty());
-        let rereads = consistent.iter().any(|table| listed(&table.id));
         let reached = context.target.get().is_some_and(|target| self.main.passed >= *target);
-        Ok(!context.pipeline.follow && reached && !rereads)
+        Ok(!context.pipeline.follow && reached && self.rows_to_read_again().is_empty())
     }
 
     /// Foreign keys come when all tables are consistent.

@@ -12,7 +12,7 @@ use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
 use syncline_core::{
-    Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey,
+    Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey, TableId,
     TablePhase, TableSchema, TableState,
 };
 
@@ -28,15 +28,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl Loader {
     /// Re-reads of tables that are in the main lane.
     pub(crate) async fn reread_of_main(&mut self) -> Result<bool> {
-        let mut worked = false;
-        for table in self.attempt.tables_in(TablePhase::Consistent) {
-            let listed = self.attempt.table_state(&table.id).is_some_and(|state| !state.rereads.is_empty());
-            if listed && !self.apart.contains_key(&table.id) {
-                self.reread(&table, false).await?;
-                worked = true;
-            }
+        let tables = self.rows_to_read_again();
+        for table in &tables {
+            self.reread(table, false).await?;
         }
-        Ok(worked)
+        Ok(!tables.is_empty())
+    }
+
+    /// Tables in the main lane with listed rows. Asked after every load, so it must cost little where there are none.
+    pub(crate) fn rows_to_read_again(&self) -> Vec<Arc<TableSchema>> {
+        if !self.attempt.has_rereads() {
+            return Vec::new();
+        }
+        let listed =
+            |id: &TableId| self.attempt.table_state(id).is_some_and(|state| !state.rereads.is_empty());
+        let mut tables = self.attempt.tables_in(TablePhase::Consistent);
+        tables.retain(|table| listed(&table.id) && !self.apart.contains_key(&table.id));
+        tables
     }
 
     /// Reads some listed rows of a table again and loads them.
