@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `plain` | snapshot, changes, definitions, options, what `drop` leaves |
 //! | `refusals` | what cannot work ends with one clear error and creates nothing; the application never notices us |
-//! | `crashes` | SIGKILL at every durable step |
+//! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `signals` | Ctrl-C and SIGTERM |
@@ -21,6 +21,8 @@ mod refusals;
 mod chaos;
 #[cfg(feature = "failpoints")]
 mod crashes;
+#[cfg(feature = "failpoints")]
+mod crashes_sqlite;
 #[cfg(feature = "failpoints")]
 mod hot;
 #[cfg(feature = "failpoints")]
