@@ -75,9 +75,10 @@ impl Board {
     /// Sets a table's line.
     pub(crate) fn table(&self, table: &TableId, state: &str, rows_done: u64, rows_estimated: Option<u64>) {
         let mut inner = self.lock();
-        let stopped = inner.stopped.get(table).map(|stopped| stopped.error.clone());
+        let stopped = inner.stopped.get(table).cloned();
         let state = if stopped.is_some() { "stopped" } else { state }.to_owned();
-        let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error: stopped };
+        let (error, remedy) = stopped.map_or((None, None), |stopped| (Some(stopped.error), stopped.remedy));
+        let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error, remedy };
         inner.tables.insert(table.clone(), line);
     }
 
@@ -101,6 +102,7 @@ impl Board {
         if let Some(line) = inner.tables.get_mut(table) {
             "stopped".clone_into(&mut line.state);
             line.error = Some(error.to_string());
+            line.remedy = error.remedy().map(str::to_owned);
         }
         let remedy = error.remedy().map(str::to_owned);
         inner.stopped.entry(table.clone()).or_insert_with(|| StoppedTable {

@@ -233,6 +233,7 @@ mod tests {
             rows_done: rows,
             rows_estimated: Some(10_000),
             error: None,
+            remedy: None,
         };
         Progress { phase: Phase::Snapshot, tables: vec![table], ..Progress::default() }
     }
