@@ -8,8 +8,12 @@
 //! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
+//! | `circle` | two pipelines over the same table come to rest |
+//! | `memory` | a transaction larger than memory goes through |
 //! | `signals` | Ctrl-C and SIGTERM |
 
+mod circle;
+mod memory;
 mod pair;
 mod plain;
 mod plain_sqlite;
