@@ -126,6 +126,8 @@ fn tell_problem(problem: &Problem, global: &GlobalArgs) {
 
 #[cfg(test)]
 mod tests {
+    use syncline_core::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -140,6 +142,29 @@ mod tests {
         );
         let with_cause = render_error(Some("shop"), &error, true);
         assert_eq!(with_cause, "error: shop: no database `x` [3D000]\n  cause: lower\n  remedy: create it\n");
+    }
+
+    /// As the help and docs/cli.md say. Nothing ends with 4 yet, and 5 is of what is not built.
+    #[test]
+    fn each_kind_of_failure_ends_the_process_as_documented() {
+        let ends = |kind| Failure::Error(Error::new(kind, "x")).exit().0;
+        assert_eq!((ends(ErrorKind::Configuration), ends(ErrorKind::Guard)), (2, 4));
+        for kind in [
+            ErrorKind::Retriable,
+            ErrorKind::Unknown,
+            ErrorKind::Permanent,
+            ErrorKind::Data,
+            ErrorKind::Conflict,
+            ErrorKind::Fenced,
+            ErrorKind::Resource,
+            ErrorKind::Cancelled,
+            ErrorKind::Bug,
+        ] {
+            assert_eq!(ends(kind), 1, "{kind:?}");
+        }
+        assert_eq!(Failure::Config(Vec::new()).exit(), Exit::USAGE);
+        assert_eq!((Exit::DONE.0, Exit::FAILED.0, Exit::USAGE.0, Exit::DIFFERENT.0), (0, 1, 2, 3));
+        assert_eq!((Exit::signal(2).0, Exit::signal(15).0), (130, 143));
     }
 
     #[test]

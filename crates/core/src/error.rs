@@ -93,6 +93,10 @@ impl ErrorKind {
             Self::Resource => {
                 Some("free space or raise the limit, then run again: it goes on from the checkpoint")
             }
+            Self::Data => Some(
+                "make the destination's table take what the source has (types, labels of enums, constraints), or correct \
+                 the row at the source, then run again",
+            ),
             Self::Bug => Some(
                 "nothing was lost: report this with the message above; running again goes on from the checkpoint",
             ),

@@ -75,11 +75,9 @@ impl Board {
     /// Sets a table's line.
     pub(crate) fn table(&self, table: &TableId, state: &str, rows_done: u64, rows_estimated: Option<u64>) {
         let mut inner = self.lock();
-        let (error, remedy) = match inner.stopped.get(table) {
-            Some(stopped) => (Some(stopped.error.clone()), stopped.remedy.clone()),
-            None => (None, None),
-        };
-        let state = if error.is_some() { "stopped" } else { state }.to_owned();
+        let stopped = inner.stopped.get(table).cloned();
+        let state = if stopped.is_some() { "stopped" } else { state }.to_owned();
+        let (error, remedy) = stopped.map_or((None, None), |stopped| (Some(stopped.error), stopped.remedy));
         let line = TableProgress { table: table.clone(), state, rows_done, rows_estimated, error, remedy };
         inner.tables.insert(table.clone(), line);
     }

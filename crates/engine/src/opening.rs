@@ -210,7 +210,7 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
         changes.push(Change::Origin(origin.identity.clone()));
         changes.push(Change::Open { lane: Lane::Main, at: origin.confirmed.clone() });
     }
-    let begin = attempt.origin.as_ref().map(|origin| match main {
+    let begin = attempt.origin.as_ref().map(|origin| match &main {
         Some(_) => origin.end.clone(),
         None => origin.confirmed.clone(),
     });
@@ -221,7 +221,8 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
             Some(state) if again || reread_wanted(attempt, state.phase) => {
                 attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
-                changes.extend(open_lane(table, begin.as_ref()));
+                // Its changes still come from where the main lane stands: they are its own again, and are counted there.
+                changes.extend(open_lane(table, main.as_ref().or(begin.as_ref())));
             }
             Some(_) => attempt.session.extend(table).await?,
         }

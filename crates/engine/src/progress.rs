@@ -66,6 +66,6 @@ pub struct TableProgress {
     pub rows_estimated: Option<u64>,
     /// Why it stopped.
     pub error: Option<String>,
-    /// What mends that.
+    /// What to do about that.
     pub remedy: Option<String>,
 }

@@ -48,6 +48,7 @@ impl Writer {
     }
 
     fn write(&mut self, first: u64, entries: &[Arc<Entry>]) -> Result<()> {
+        failpoint::hit("journal_write")?;
         let mut in_group = false;
         for (seq, entry) in (first..).zip(entries) {
             let output = self.output.as_mut().ok_or_else(|| Error::bug("entries without a segment"))?;

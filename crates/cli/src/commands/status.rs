@@ -97,8 +97,9 @@ fn render(known: &Known, now_ms: i64) -> String {
         line("waiting for", at["waiting_for"].as_str().map(str::to_owned));
         line("position", at["position"].as_str().map(str::to_owned));
         line("last error", at["last_error"].as_str().map(str::to_owned));
-        for table in stopped(at) {
+        for (table, remedy) in stopped(at) {
             line("stopped", Some(table));
+            line("remedy", remedy);
         }
     }
     line("run error", known.run.as_ref().and_then(|run| run.error.clone()));
@@ -152,14 +153,16 @@ fn lag(at: &Value) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-fn stopped(at: &Value) -> Vec<String> {
+/// Each stopped table with why, and what to do about it.
+fn stopped(at: &Value) -> Vec<(String, Option<String>)> {
     let tables = at["tables"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let line = |table: &Value| {
+    let lines = |table: &Value| {
         let name = format!("{}.{}", table["table"]["schema"].as_str()?, table["table"]["name"].as_str()?);
+        let remedy = table["remedy"].as_str().map(str::to_owned);
         (table["state"] == "stopped")
-            .then(|| format!("{name}: {}", table["error"].as_str().unwrap_or("unknown")))
+            .then(|| (format!("{name}: {}", table["error"].as_str().unwrap_or("unknown")), remedy))
     };
-    tables.iter().filter_map(line).collect()
+    tables.iter().filter_map(lines).collect()
 }
 
 #[cfg(test)]
@@ -187,7 +190,8 @@ mod tests {
                     "changes_per_second": 3, "lag_bytes": 1500, "lag_ms": 40, "waiting_for": null, "last_error": null,
                     "position": "0/15D68",
                     "tables": [{"table": {"schema": "public", "name": "a"}, "state": "streaming"},
-                               {"table": {"schema": "public", "name": "b"}, "state": "stopped", "error": "odd"}],
+                               {"table": {"schema": "public", "name": "b"}, "state": "stopped", "error": "odd",
+                                "remedy": "make it even"}],
                 }),
                 pid: 7,
                 host: "here".to_owned(),
@@ -215,7 +219,7 @@ mod tests {
             "shop: running (process 7, since 10 s ago)\n  h:5432/shop → h:5432/copy\n  \
              phase        streaming (1.0 s ago)\n  rows         5,000; 1 of 2 tables ready\n  \
              changes      12 read, 10 done, 3/s in this run\n  lag          1.5 kB, 40 ms\n  \
-             position     0/15D68\n  stopped      public.b: odd\n"
+             position     0/15D68\n  stopped      public.b: odd\n  remedy       make it even\n"
         );
     }
 

@@ -96,10 +96,11 @@ fn tell_end(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
         Output::Json => output::to_stdout_line(&summary::event(name, end, exit.0)),
     }
     if !end.stopped.is_empty() {
-        let waits =
-            if end.sum.waiting > 0 { "; the changes of these tables wait in the journal" } else { "" };
-        let error = Error::new(ErrorKind::Data, stopped_message(end))
-            .with_remedy(format!("mend what is said above and run again{waits}"));
+        let remedy = match end.sum.waiting {
+            0 => "do what is said above, then run again",
+            _ => "do what is said above, then run again; the changes of these tables wait in the journal",
+        };
+        let error = Error::new(ErrorKind::Data, stopped_message(end)).with_remedy(remedy);
         output::to_stderr(&crate::exit::render_error(None, &error, false));
     }
     if let Some(retained) = &end.retained {

@@ -22,8 +22,8 @@ pub(super) struct Live {
     prefix: String,
     run: ProgressBar,
     bars: BTreeMap<TableId, ProgressBar>,
-    /// Whether a table's snapshot was over when last seen; what is over from the start is not told.
-    ended: BTreeMap<TableId, bool>,
+    /// How each table was when last seen; what is copied from the start is not told.
+    states: BTreeMap<TableId, String>,
     began: bool,
     errors_told: Option<String>,
 }
@@ -32,7 +32,7 @@ impl Live {
     pub(super) fn new(prefix: String) -> Self {
         // Dressed before it is shown: a bar is drawn as soon as it is added.
         let run = output::live().add(ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {msg}")));
-        Self { prefix, run, bars: BTreeMap::new(), ended: BTreeMap::new(), began: false, errors_told: None }
+        Self { prefix, run, bars: BTreeMap::new(), states: BTreeMap::new(), began: false, errors_told: None }
     }
 
     fn show_tables(&mut self, view: &View) {
@@ -44,12 +44,11 @@ impl Live {
             } else if let Some(bar) = self.bars.remove(id) {
                 output::live().remove(&bar);
             }
-            if self.ended.get(id) != Some(&is_over(table)) {
-                self.ended.insert(id.clone(), is_over(table));
-                if is_over(table) && self.began {
-                    self.tell(&ending(table));
-                }
+            let state = &table.progress.state;
+            if is_news(self.states.get(id).map(String::as_str), state, self.began) {
+                ending(table).iter().for_each(|line| self.tell(line));
             }
+            self.states.insert(id.clone(), state.clone());
         }
         self.began |= !view.tables.is_empty();
     }
@@ -117,8 +116,16 @@ fn shown(tables: &[TableView]) -> Vec<&TableId> {
 }
 
 /// Whether a table's snapshot is over, one way or the other.
-fn is_over(table: &TableView) -> bool {
-    matches!(table.progress.state.as_str(), "streaming" | "done" | "stopped")
+fn is_over(state: &str) -> bool {
+    matches!(state, "streaming" | "done" | "stopped")
+}
+
+/// Whether a table's new state is told: the end of its copying, if that was seen to go on, and in any case that it stopped.
+fn is_news(before: Option<&str>, state: &str, began: bool) -> bool {
+    match state {
+        "stopped" => before != Some("stopped"),
+        state => is_over(state) && began && !before.is_some_and(is_over),
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -141,15 +148,13 @@ fn table_figures(table: &TableView) -> String {
     format!("{rows}, {} rows/s{eta}", count(table.rows_per_second))
 }
 
-fn ending(table: &TableView) -> String {
+fn ending(table: &TableView) -> Vec<String> {
     let progress = &table.progress;
-    match &progress.error {
-        Some(error) => {
-            let remedy = progress.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            format!("✗ {}: {error}{remedy}", progress.table)
-        }
-        None => format!("✓ {}: {} copied", progress.table, counted(progress.rows_done, "row")),
-    }
+    let Some(error) = &progress.error else {
+        return vec![format!("✓ {}: {} copied", progress.table, counted(progress.rows_done, "row"))];
+    };
+    let remedy = progress.remedy.as_ref().map(|remedy| format!("  remedy: {remedy}"));
+    std::iter::once(format!("✗ {}: {error}", progress.table)).chain(remedy).collect()
 }
 
 /// The run in one line.
@@ -203,6 +208,16 @@ mod tests {
             run_line(&view),
             "streaming · 0 changes/s · 8 changes applied · lag 1.2 kB · 40 ms · waiting for the destination"
         );
+    }
+
+    #[test]
+    fn a_table_that_stops_is_told_whenever_it_does() {
+        assert!(is_news(Some("streaming"), "stopped", true) && is_news(None, "stopped", false));
+        assert!(is_news(Some("closing"), "streaming", true));
+        for (before, now) in [("stopped", "stopped"), ("streaming", "streaming"), ("snapshot", "closing")] {
+            assert!(!is_news(Some(before), now, true), "{before} {now}");
+        }
+        assert!(!is_news(None, "streaming", false), "it was equal before the run");
     }
 
     #[test]

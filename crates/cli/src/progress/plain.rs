@@ -46,7 +46,7 @@ impl Plain {
         for table in &view.tables {
             let (id, state) = (&table.progress.table, &table.progress.state);
             if self.states.get(id) != Some(state) {
-                lines.extend(table_line(&table.progress));
+                lines.extend(table_lines(&table.progress));
                 self.states.insert(id.clone(), state.clone());
             }
         }
@@ -68,16 +68,16 @@ impl Plain {
     }
 }
 
-fn table_line(table: &syncline_engine::TableProgress) -> Option<String> {
+fn table_lines(table: &syncline_engine::TableProgress) -> Vec<String> {
     let id = &table.table;
     match table.state.as_str() {
-        "closing" => Some(format!("{id}: {} copied", counted(table.rows_done, "row"))),
+        "closing" => vec![format!("{id}: {} copied", counted(table.rows_done, "row"))],
         "stopped" => {
-            let remedy = table.remedy.as_ref().map(|remedy| format!("\n  remedy: {remedy}"));
-            let error = table.error.as_deref().unwrap_or("unknown");
-            Some(format!("{id}: stopped: {error}{}", remedy.unwrap_or_default()))
+            let stopped = format!("{id}: stopped: {}", table.error.as_deref().unwrap_or("unknown"));
+            let remedy = table.remedy.as_ref().map(|remedy| format!("  remedy: {remedy}"));
+            std::iter::once(stopped).chain(remedy).collect()
         }
-        _ => None,
+        _ => Vec::new(),
     }
 }
 
@@ -184,6 +184,12 @@ mod tests {
         progress.waiting_for = Some("transaction 7 of ada".to_owned());
         let view = viewer.view(now, &progress);
         assert_eq!(plain.happenings(&view), ["main.a: 7 rows copied", "waiting for transaction 7 of ada"]);
+        assert!(plain.happenings(&view).is_empty());
+        progress.tables[0].state = "stopped".to_owned();
+        progress.tables[0].error = Some("odd".to_owned());
+        progress.tables[0].remedy = Some("make it even".to_owned());
+        let view = viewer.view(now, &progress);
+        assert_eq!(plain.happenings(&view), ["main.a: stopped: odd", "  remedy: make it even"]);
         assert!(plain.happenings(&view).is_empty());
     }
 }

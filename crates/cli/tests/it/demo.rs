@@ -1,5 +1,9 @@
 //! The demo, smaller than a person sees it.
 
+use std::time::Duration;
+
+use rusqlite::Connection;
+
 use crate::process::{EndsWith, RUN_MAX, Room};
 
 #[test]
@@ -44,4 +48,27 @@ fn kept_files_are_named_and_can_be_gone_on_with() {
     assert!(next.contains(&dir.display().to_string()), "{next}");
     let args: Vec<_> = next.split_whitespace().skip(1).filter(|word| *word != "--follow").collect();
     room.run(&args).ends_with(0);
+}
+
+/// Somebody writes into the copy while it is kept: the comparison at the end says so.
+#[test]
+fn a_copy_that_was_tampered_with_ends_the_demo_with_3() {
+    let room = Room::new();
+    let mut running = room.syncline(&["demo", "--rows", "1000", "--seconds", "3"]).start();
+    running.wait_for_output("streaming", RUN_MAX);
+    let [dir] = room.left_in_tmp().try_into().unwrap();
+    let copy = Connection::open(dir.join("copy.db")).unwrap();
+    copy.busy_timeout(Duration::from_secs(60)).unwrap();
+    let row = "INSERT INTO products VALUES ('not in the shop', 'stranger', 1, NULL, NULL, 1)";
+    assert_eq!(copy.execute(row, []).unwrap(), 1);
+    drop(copy);
+    let ended = running.wait(RUN_MAX).ends_with(3);
+    assert!(!ended.stdout.starts_with("EQUAL"), "{}", ended.stdout);
+    let products = ended.stdout.lines().find(|line| line.trim_start().starts_with("products: "));
+    assert!(
+        products.is_some_and(|line| line.ends_with("0 missing, 0 differ, 1 too many")),
+        "{}",
+        ended.stdout
+    );
+    assert!(room.left_in_tmp().is_empty(), "{:?}", room.left_in_tmp());
 }

@@ -3,5 +3,6 @@
 mod faults;
 mod plain;
 mod seeds;
+mod stops;
 mod support;
 mod windows;

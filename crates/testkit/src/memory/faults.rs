@@ -2,13 +2,16 @@
 //!
 //! Every call of the pair passes its [`Step`] before it does its work ([`Faults::enter`]) and before it answers
 //! ([`Pass::leave`]). Nothing is held across these but what the step itself needs, so a test may drop a held call.
+//!
+//! Two faults concern a table and no step: its changes can no longer be decoded ([`Faults::stop_table`]), or are refused
+//! ([`Faults::refuse_table`]).
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use syncline_core::{Error, ErrorKind, Result};
+use syncline_core::{Error, ErrorKind, Result, TableId};
 use tokio::sync::watch;
 
 use super::lock;
@@ -141,6 +144,8 @@ struct Script {
     at: HashMap<(Step, u64), Action>,
     always: HashMap<Step, Action>,
     seeded: Option<Seeded>,
+    undecodable: HashMap<TableId, u64>,
+    refused: HashMap<TableId, ErrorKind>,
     injected: u64,
 }
 
@@ -185,12 +190,39 @@ impl Faults {
         lock(&self.0).seeded = Some(seeded);
     }
 
+    /// At the source: changes of this table beyond this place of the log cannot be decoded, as after a change of its
+    /// definition. A stream says so where it meets the first of them.
+    pub fn stop_table(&self, table: &TableId, after: u64) {
+        lock(&self.0).undecodable.insert(table.clone(), after);
+    }
+
+    /// At the destination: no load takes a part of this table, until [`Faults::clear`]. The error names the table.
+    pub fn refuse_table(&self, table: &TableId, kind: ErrorKind) {
+        lock(&self.0).refused.insert(table.clone(), kind);
+    }
+
     /// Ends all faults; calls that are held stay so until their hold is released.
     pub fn clear(&self) {
         let mut script = lock(&self.0);
         script.at.clear();
         script.always.clear();
         script.seeded = None;
+        script.undecodable.clear();
+        script.refused.clear();
+    }
+
+    /// Whether a change of this table that ends at this place of the log cannot be decoded.
+    pub(crate) fn is_undecodable(&self, table: &TableId, position: u64) -> bool {
+        lock(&self.0).undecodable.get(table).is_some_and(|after| position > *after)
+    }
+
+    /// Refuses a part of a table.
+    pub(crate) fn take_part(&self, table: &TableId) -> Result<()> {
+        let mut script = lock(&self.0);
+        let Some(kind) = script.refused.get(table).copied() else { return Ok(()) };
+        script.injected += 1;
+        let error = Error::new(kind, "scripted fault: the table is refused").with_table(table);
+        Err(error.with_remedy("take the fault away, then run again"))
     }
 
     /// Faults that have happened.

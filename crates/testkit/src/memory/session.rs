@@ -204,6 +204,7 @@ impl Load for OpenLoad {
         let faults = self.inner.faults.clone();
         let write = || {
             verify::part(&self.identity, &part)?;
+            self.inner.faults.take_part(&schema_of(&part).id)?;
             self.parts.push(part);
             Ok(())
         };
@@ -262,10 +263,7 @@ impl OpenLoad {
         delta: &Delta,
         durable: &mut Durable,
     ) -> Result<()> {
-        let schema = match &part {
-            Part::Changes(batch) => Arc::clone(&batch.table),
-            Part::Rows { table, .. } | Part::Bulk { table, .. } | Part::Empty(table) => Arc::clone(table),
-        };
+        let schema = Arc::clone(schema_of(&part));
         let id = self.map.map(&schema.id);
         if !changed.contains_key(&id) {
             let table = stored.tables.get(&id).ok_or_else(|| unprepared(&schema))?;
@@ -288,6 +286,13 @@ impl OpenLoad {
         durable.counts += applied.counts;
         durable.rereads.extend(applied.rereads.into_iter().map(|key| (schema.id.clone(), key)));
         Ok(())
+    }
+}
+
+fn schema_of(part: &Part) -> &Arc<TableSchema> {
+    match part {
+        Part::Changes(batch) => &batch.table,
+        Part::Rows { table, .. } | Part::Bulk { table, .. } | Part::Empty(table) => table,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The source's log as a stream of entries, and the slot that keeps it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -116,7 +116,9 @@ struct LogStream {
     tables: BTreeMap<TableId, Followed>,
     /// The end of what is in `ready` or was returned.
     at: u64,
-    ready: VecDeque<Entry>,
+    ready: VecDeque<StreamEvent>,
+    /// Tables whose changes no longer come.
+    stopped: BTreeSet<TableId>,
     end: watch::Receiver<u64>,
     faults: Faults,
     broken: bool,
@@ -163,6 +165,7 @@ impl LogStream {
             tables,
             at,
             ready: VecDeque::new(),
+            stopped: BTreeSet::new(),
             end: source.database.watch_end(),
             faults: source.faults.clone(),
             broken: false,
@@ -205,9 +208,31 @@ impl LogStream {
             }
             return Ok(());
         }
-        let whole =
-            log.iter().take_while(|logged| self.of_interest(logged) <= self.changes_per_piece).count();
+        if let Some(table) = self.undecodable(&log[0]) {
+            self.stop(table);
+            return Ok(());
+        }
+        let whole = |logged: &&Arc<Logged>| {
+            self.of_interest(logged) <= self.changes_per_piece && self.undecodable(logged).is_none()
+        };
+        let whole = log.iter().take_while(whole).count();
         if whole == 0 { self.gather_pieces(&log[0]) } else { self.gather_whole(&log[..whole]) }
+    }
+
+    /// A table of this transaction whose changes cannot be decoded, and that has not stopped yet.
+    fn undecodable(&self, logged: &Logged) -> Option<TableId> {
+        let cannot = |change: &&LoggedChange| {
+            self.follows(change, logged) && self.faults.is_undecodable(&change.table, logged.position)
+        };
+        logged.changes.iter().find(cannot).map(|change| change.table.clone())
+    }
+
+    fn stop(&mut self, table: TableId) {
+        let error = Error::new(ErrorKind::Data, "scripted fault: changes of the table cannot be decoded")
+            .with_table(&table)
+            .with_remedy("run again with --prepare recreate");
+        self.stopped.insert(table.clone());
+        self.ready.push_back(StreamEvent::TableStopped { table, error });
     }
 
     fn of_interest(&self, logged: &Logged) -> usize {
@@ -215,7 +240,8 @@ impl LogStream {
     }
 
     fn follows(&self, change: &LoggedChange, logged: &Logged) -> bool {
-        self.tables.get(&change.table).is_some_and(|table| table.since < logged.position)
+        !self.stopped.contains(&change.table)
+            && self.tables.get(&change.table).is_some_and(|table| table.since < logged.position)
     }
 
     fn gather_whole(&mut self, log: &[Arc<Logged>]) -> Result<()> {
@@ -249,7 +275,8 @@ impl LogStream {
 
     fn push(&mut self, to: u64, transactions: Vec<Transaction>, batches: Vec<ChangeBatch>) {
         let (from, to_position) = (Position::from_u64(self.at), Position::from_u64(to));
-        self.ready.push_back(Entry { from, to: to_position, transactions, batches });
+        let entry = Entry { from, to: to_position, transactions, batches };
+        self.ready.push_back(StreamEvent::Entry(entry));
         self.at = to;
     }
 
@@ -356,8 +383,8 @@ impl ChangeStream for LogStream {
         self.fill().await?;
         pass.delay().await;
         // From here on nothing waits: what is taken is returned.
-        let entry = self.ready.pop_front().ok_or_else(|| Error::bug("a filled stream is empty"))?;
-        pass.leave(StreamEvent::Entry(entry)).inspect_err(|_| self.broken = true)
+        let event = self.ready.pop_front().ok_or_else(|| Error::bug("a filled stream is empty"))?;
+        pass.leave(event).inspect_err(|_| self.broken = true)
     }
 
     fn acknowledge(&mut self, position: &Position) {

@@ -5,11 +5,15 @@
 //! |---|---|
 //! | `plain` | snapshot, changes, definitions, options, what `drop` leaves |
 //! | `refusals` | what cannot work ends with one clear error and creates nothing; the application never notices us |
-//! | `crashes` | SIGKILL at every durable step |
+//! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
+//! | `circle` | two pipelines over the same table come to rest |
+//! | `memory` | a transaction larger than memory goes through |
 //! | `signals` | Ctrl-C and SIGTERM |
 
+mod circle;
+mod memory;
 mod pair;
 mod plain;
 mod plain_sqlite;
@@ -21,6 +25,8 @@ mod refusals;
 mod chaos;
 #[cfg(feature = "failpoints")]
 mod crashes;
+#[cfg(feature = "failpoints")]
+mod crashes_sqlite;
 #[cfg(feature = "failpoints")]
 mod hot;
 #[cfg(feature = "failpoints")]

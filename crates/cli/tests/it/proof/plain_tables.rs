@@ -1,8 +1,9 @@
-//! Kinds of tables: partitioned, without a key, changed in number while the pipeline lives.
+//! Kinds of tables: partitioned, without a key, changed in number or in their definition while the pipeline lives.
 
 use syncline_testkit::compare::postgres::{Comparison, Definitions};
+use syncline_testkit::process::Running;
 
-use super::pair::{Pair, SHOP, wait_until};
+use super::pair::{NAME, Pair, SHOP, wait_until};
 use crate::process::{EndsWith, RUN_MAX};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +121,7 @@ async fn trap_7_a_table_made_again_while_nobody_read_needs_a_new_snapshot() {
 async fn trap_7_a_table_made_again_under_a_running_stream_is_noticed() {
     let Some(pair) = two_tables().await else { return };
     let mut running = pair.sync(&["--follow"]).env("SYNCLINE_FAILPOINT", "watch_every_ms=size:200").start();
-    pair.room.wait_for_phase(super::pair::NAME, "streaming", &mut running);
+    pair.room.wait_for_phase(NAME, "streaming", &mut running);
     pair.source.execute(SHOP, "DROP TABLE other; CREATE TABLE other (id int PRIMARY KEY, note text)").await;
     pair.source
         .execute(SHOP, "INSERT INTO other VALUES (7, 'again'); INSERT INTO item VALUES (2000, 'goes on')")
@@ -159,6 +160,109 @@ async fn assert_stopped_until_prepared(pair: &Pair) {
     pair.run_well(&["--prepare", "truncate"]);
     pair.assert_same().await;
     pair.source.execute(SHOP, "UPDATE other SET note = 'live'; UPDATE item SET note = 'live'").await;
+    pair.run_well(&[]);
+    pair.assert_same().await;
+}
+
+const PEOPLE: &str = "CREATE TYPE mood AS ENUM ('sad', 'fine'); CREATE TABLE person (id int PRIMARY KEY, mood mood);
+    CREATE TABLE pet (id int PRIMARY KEY, name text); INSERT INTO person SELECT i, 'sad' FROM generate_series(1, 100) i;
+    INSERT INTO pet SELECT i, 'pet ' || i FROM generate_series(1, 100) i";
+/// A label that the destination does not know, in rows of its own, in a changed row, and beside rows that have nothing new.
+const HAPPY: &str = "INSERT INTO person VALUES (101, 'fine'); INSERT INTO person VALUES (102, 'happy');
+    UPDATE person SET mood = 'happy' WHERE id = 7; DELETE FROM person WHERE id = 8; INSERT INTO pet VALUES (101, 'later')";
+const UNHAPPY: &str = "SELECT count(*) FROM person WHERE mood NOT IN ('sad', 'fine') OR mood IS NULL";
+
+/// What the operator is told of a table that stopped: why, and what to do.
+#[track_caller]
+fn assert_told(told: &str, table: &str, needles: &[&str]) {
+    let (_, after) = told.split_once(&format!("{table}: ")).unwrap_or_else(|| panic!("no {table} in {told}"));
+    for needle in ["remedy"].iter().chain(needles) {
+        assert!(after.contains(needle), "no `{needle}` about {table} in {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_label_added_to_an_enum_between_runs_stops_its_table_until_it_is_added_there_too() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, PEOPLE).await;
+    pair.run_well(&[]);
+    pair.source.execute(SHOP, "ALTER TYPE mood ADD VALUE 'happy' BEFORE 'fine'").await;
+    pair.source.execute(SHOP, HAPPY).await;
+    for _ in 0..2 {
+        let ended = pair.run(&[]).ends_with(1);
+        assert_told(&ended.stdout, "public.person", &["labels of enums"]);
+        assert_eq!(pair.ask_destination(UNHAPPY), "0");
+        pair.assert_equal(&Comparison::new().except("public.person")).await;
+    }
+    pair.ask_destination("ALTER TYPE mood ADD VALUE 'happy' BEFORE 'fine'");
+    pair.run_well(&[]);
+    pair.assert_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_label_added_to_an_enum_while_following_stops_its_table_alone() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, PEOPLE).await;
+    let mut running = pair.follow(&[]);
+    pair.source.execute(SHOP, "ALTER TYPE mood ADD VALUE 'happy'").await;
+    pair.source.execute(SHOP, HAPPY).await;
+    running.wait_for_output("public.person: stopped: ", RUN_MAX);
+    others_go_on(&pair, &mut running).await;
+    assert_told(&running.stderr_so_far(), "public.person", &["labels of enums"]);
+    running.terminate();
+    assert_told(&running.wait(RUN_MAX).ends_with(1).stdout, "public.person", &["labels of enums"]);
+    assert_eq!(pair.ask_destination(UNHAPPY), "0");
+    pair.ask_destination("ALTER TYPE mood ADD VALUE 'happy'");
+    pair.run_well(&[]);
+    pair.assert_same().await;
+}
+
+/// A row of the other table that is written now arrives.
+async fn others_go_on(pair: &Pair, running: &mut Running) {
+    pair.source.execute(SHOP, "INSERT INTO pet SELECT max(id) + 1, 'and later' FROM pet").await;
+    let pets = pair.ask_source("SELECT count(*) FROM pet");
+    wait_until("the other table", RUN_MAX, || {
+        assert!(running.is_running(), "{}", running.stderr_so_far());
+        pair.ask_destination("SELECT count(*) FROM pet") == pets
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_7_a_column_added_while_following_stops_its_table_alone_until_it_is_prepared_anew() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, PEOPLE).await;
+    let mut running = pair.follow(&[]);
+    pair.source.execute(SHOP, "INSERT INTO person VALUES (200, 'fine')").await;
+    pair.source.execute(SHOP, "ALTER TABLE person ADD COLUMN height numeric DEFAULT 1.70").await;
+    pair.source
+        .execute(SHOP, "UPDATE person SET height = 1.80 WHERE id = 7; DELETE FROM person WHERE id = 8")
+        .await;
+    running.wait_for_output("public.person: stopped: ", RUN_MAX);
+    others_go_on(&pair, &mut running).await;
+    assert_told(&running.stderr_so_far(), "public.person", &["--prepare recreate"]);
+    // It is written down once a second.
+    let status = || pair.room.run(&["status", NAME]).ends_with(0).stdout;
+    wait_until("the status", RUN_MAX, || status().contains("stopped "));
+    assert_told(&status(), "public.person", &["--prepare recreate"]);
+    running.terminate();
+    assert_told(&running.wait(RUN_MAX).ends_with(1).stdout, "public.person", &["--prepare recreate"]);
+    // Everything before the change of the definition is there, and nothing after it.
+    let there = "SELECT count(*), count(*) FILTER (WHERE id IN (7, 8, 200)) FROM person";
+    assert_eq!(pair.ask_destination(there), "101|3");
+
+    pair.source
+        .execute(SHOP, "INSERT INTO person VALUES (201, 'sad', 1.60); INSERT INTO pet VALUES (300, 'x')")
+        .await;
+    let ended = pair.run(&[]).ends_with(1);
+    assert_told(&ended.stdout, "public.person", &["--prepare"]);
+    assert_eq!(pair.ask_destination(there), "101|3");
+    pair.assert_equal(&Comparison::new().except("public.person")).await;
+
+    pair.run_well(&["--prepare", "recreate"]);
+    pair.assert_same().await;
+    pair.source
+        .execute(SHOP, "UPDATE person SET height = 2 WHERE id > 90; INSERT INTO person VALUES (202)")
+        .await;
     pair.run_well(&[]);
     pair.assert_same().await;
 }

@@ -113,6 +113,8 @@ impl Streams for SqliteSource {
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {
+        // The destination has forgotten the pipeline by now.
+        failpoint::hit("drop_half_done")?;
         let (path, pipeline) = (self.path.clone(), pipeline.clone());
         blocking(
             move || if path.exists() { capture::remove(&mut open_writer(&path)?, &pipeline) } else { Ok(()) },
