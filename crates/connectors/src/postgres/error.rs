@@ -6,9 +6,8 @@ use syncline_core::{Error, ErrorKind};
 pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
     match sqlstate {
         // Object in use: the walsender of a dropped connection keeps its slot for a moment.
-        "55006" | "55P03" | "57P01" | "57P02" | "57P03" | "57P05" | "40001" | "40P01" | "25P03" | "57014" => {
-            ErrorKind::Retriable
-        }
+        "55006" | "55P03" | "57P01" | "57P02" | "57P03" | "57P05" | "40001" | "40P01" | "25P03" | "25P04"
+        | "57014" => ErrorKind::Retriable,
         "53100" | "53200" | "53400" | "58030" => ErrorKind::Resource,
         "53300" => ErrorKind::Retriable,
         "3D000" | "3F000" | "42501" | "42P01" | "42704" | "0A000" | "55000" => ErrorKind::Configuration,

@@ -1,6 +1,6 @@
 //! What is asked of a server before it starts.
 
-use super::installation::Installation;
+use super::installation::{self, Installation};
 use super::server::Postgres;
 
 /// Settings of every server; a test's own come after them and win.
@@ -28,6 +28,7 @@ const SETTINGS: [(&str, &str); 15] = [
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     major: Option<u32>,
+    major_min: u32,
     password: Option<String>,
     settings: Vec<(String, String)>,
     initdb_options: Vec<String>,
@@ -47,6 +48,13 @@ impl Builder {
     #[must_use]
     pub fn version(mut self, major: u32) -> Self {
         self.major = Some(major);
+        self
+    }
+
+    /// Asks for this major version or a later one: a test of what older servers do not have is skipped on them, loudly.
+    #[must_use]
+    pub fn at_least(mut self, major: u32) -> Self {
+        self.major_min = major;
         self
     }
 
@@ -85,6 +93,14 @@ impl Builder {
     #[must_use]
     pub fn start(self) -> Option<Postgres> {
         let installation = Installation::find_or_skip(self.major)?;
+        if installation.major() < self.major_min {
+            installation::say_skipped(&format!(
+                "it needs PostgreSQL {} and this is {}",
+                self.major_min,
+                installation.major()
+            ));
+            return None;
+        }
         Some(Postgres::create(installation, &self))
     }
 

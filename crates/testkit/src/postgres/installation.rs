@@ -35,9 +35,7 @@ impl Installation {
                 std::env::var_os("SYNCLINE_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
                 "no PostgreSQL: {remedy}"
             );
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Past libtest's capture of `eprintln!`, so that a skip is seen when the test passes.
-            let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no PostgreSQL: {remedy}");
+            say_skipped(&format!("no PostgreSQL: {remedy}"));
         }
         found
     }
@@ -81,6 +79,12 @@ impl Installation {
         let here = self.program(name);
         if here.is_file() { here } else { PathBuf::from(name) }
     }
+}
+
+/// Says that this test is skipped. Past libtest's capture of `eprintln!`, so that it is seen when the test passes.
+pub(super) fn say_skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 fn directories_of_the_system() -> Vec<PathBuf> {

@@ -22,7 +22,12 @@ const UPDATED: &str = "SELECT string_agg(quote_ident(attname), ', ' ORDER BY att
 /// # Panics
 /// If the server refuses.
 pub async fn create(server: &Postgres, database: &str) {
-    server.execute(database, TABLE).await;
+    // Negative scales came with PostgreSQL 15.
+    let table = match server.installation().major() {
+        ..15 => TABLE.replace("numeric(5, -2)", "numeric(5)"),
+        _ => TABLE.to_owned(),
+    };
+    server.execute(database, &table).await;
 }
 
 /// Inserts ordinary rows with these keys.

@@ -10,6 +10,7 @@ use super::world::{World, insert, open, table};
 /// A server whose log writer sleeps, and a database of it: what no commit waits for is not written for a long while.
 async fn sleepy_server() -> Option<(Postgres, World)> {
     let server = Postgres::builder()
+        .at_least(15)
         .setting("wal_writer_delay", "10s")
         .setting("wal_writer_flush_after", "1GB")
         .setting("autovacuum", "off")

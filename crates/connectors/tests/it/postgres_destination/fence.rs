@@ -281,7 +281,7 @@ async fn a_newer_format_is_refused() {
 
 /// A server of its own whose commits wait for a standby that never comes, once [`hold_commits`] was called.
 async fn server_that_can_hold() -> Option<(Postgres, World)> {
-    let server = Postgres::start()?;
+    let server = Postgres::builder().at_least(15).start()?;
     server.create_database("d").await;
     let world = World { url: server.url("d"), client: server.client("d").await };
     Some((server, world))

@@ -22,7 +22,8 @@ static DATABASES: AtomicU64 = AtomicU64::new(0);
 /// The server of this test process; it ends with it.
 pub(super) fn server() -> Option<&'static Postgres> {
     static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
-    SERVER.get_or_init(Postgres::start).as_ref()
+    // A destination needs MERGE.
+    SERVER.get_or_init(|| Postgres::builder().at_least(15).start()).as_ref()
 }
 
 /// A fresh database, and a client that looks at it.

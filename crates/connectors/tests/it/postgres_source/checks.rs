@@ -116,7 +116,9 @@ async fn trap_2c_identities_that_publishing_would_break_are_found() {
     assert!(check(only("none")).await[0].1.contains("ALTER TABLE \"public\".\"none\" REPLICA IDENTITY FULL"));
     assert_eq!(check(only("keyed")).await, []);
     assert_eq!(check(without("keyed", "id")).await.iter().filter(|f| f.0 == "keyed").count(), 1);
-    assert_eq!(check(without("keyed", "x")).await.iter().filter(|f| f.0 == "keyed").count(), 0);
+    // Older publications cannot leave columns out at all.
+    let refused = usize::from(world.server.installation().major() < 15);
+    assert_eq!(check(without("keyed", "x")).await.iter().filter(|f| f.0 == "keyed").count(), refused);
     assert_eq!(check(without("whole", "x")).await.iter().filter(|f| f.0 == "whole").count(), 1);
     // The root is FULL, but the log goes by the leaf, whose own identity is none.
     assert_eq!(check(only("part")).await[0].0, "part1");

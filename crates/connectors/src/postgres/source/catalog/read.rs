@@ -98,6 +98,7 @@ pub(super) async fn members(session: &Session, relations: &mut [Relation]) -> Re
 
 /// The columns of all tables.
 pub(super) async fn attributes(session: &Session, relations: &mut [Relation]) -> Result<()> {
+    // What a generated column needs hangs on its expression from PostgreSQL 15 on, and on the column itself before.
     let sql = "
         SELECT a.attrelid, a.attname::text, a.atttypid, format_type(a.atttypid, a.atttypmod), a.attnotnull,
                CASE WHEN a.attcollation <> t.typcollation
@@ -105,11 +106,15 @@ pub(super) async fn attributes(session: &Session, relations: &mut [Relation]) ->
                CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
                ARRAY(SELECT used.attname::text FROM pg_depend p JOIN pg_attribute used
                          ON used.attrelid = p.refobjid AND used.attnum = p.refobjsubid
-                     WHERE p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                     WHERE (p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                            OR d.oid IS NOT NULL AND p.classid = 'pg_class'::regclass AND p.objid = a.attrelid
+                               AND p.objsubid = a.attnum)
                        AND p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid
                        AND p.refobjsubid <> 0 AND p.refobjsubid <> a.attnum),
                EXISTS (SELECT FROM pg_depend p
-                       WHERE p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                       WHERE (p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                              OR d.oid IS NOT NULL AND p.classid = 'pg_class'::regclass AND p.objid = a.attrelid
+                                 AND p.objsubid = a.attnum)
                          AND p.refclassid = 'pg_proc'::regclass)
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace

@@ -87,7 +87,8 @@ async fn published_tables_that_are_not_in_the_pipeline_are_left_out() {
 #[tokio::test]
 async fn generated_and_excluded_columns_are_not_in_the_stream() {
     let ddl = "CREATE TABLE t (k int PRIMARY KEY, secret text, twice int GENERATED ALWAYS AS (k * 2) STORED, v text)";
-    let Some(mut shop) = Shop::open(Postgres::builder(), ddl, &["t"]).await else { return };
+    // Older publications cannot leave columns out.
+    let Some(mut shop) = Shop::open(Postgres::builder().at_least(15), ddl, &["t"]).await else { return };
     shop.run("ALTER PUBLICATION syncline_shop SET TABLE t (k, v)").await;
     shop.make_slot("syncline_other").await;
     shop.run(
