@@ -31,6 +31,11 @@ use syncline_core::Error;
 use args::{Cli, Command};
 use exit::{Exit, Failure};
 
+/// The system's allocator keeps what was freed: batches come and go, and after a long backlog it would hold several times
+/// what is in use.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What blocking work gets to end by itself once the command is done; it has nothing left to lose then.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
@@ -47,10 +52,17 @@ fn main() -> ExitCode {
     exit.into()
 }
 
+/// Half of the cores: a change goes from task to task, and every hop to another thread costs more than what is done there.
+/// Most of the work is the servers'.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 fn run(cli: &Cli) -> Result<Exit, Failure> {
     // Only the first call can install it, and this is the first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
         .enable_all()
         .thread_name("syncline")
         .build()

@@ -10,9 +10,6 @@ use crate::process::{EndsWith, RUN_MAX};
 /// What the process may take at its highest, in kB: the journal's tail, a part of a load in its several forms, and a
 /// debug build's text. Less than the transaction, whatever the machine.
 const KB_MAX: u64 = 200 << 10;
-/// glibc keeps much of what was given back to it, and the more the longer a run lasts. With this, blocks of a batch's size
-/// go back to the system at once, and what is measured is what is held.
-const GIVE_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "65536");
 /// One transaction of so many rows of 8 kB: 300 MB of changes.
 const ROWS: u32 = 37_500;
 
@@ -38,7 +35,7 @@ async fn trap_6_7_a_transaction_larger_than_memory_goes_through() {
         format!("INSERT INTO wide SELECT i, repeat(md5(i::text), 250) FROM generate_series(1, {ROWS}) i");
     pair.source.execute(SHOP, &fill).await;
     let begun = std::time::Instant::now();
-    let mut running = pair.sync(&[]).env(GIVE_BACK.0, GIVE_BACK.1).start();
+    let mut running = pair.sync(&[]).start();
     let mut high = 0;
     while running.is_running() {
         high = high_water_kb(&running).unwrap_or(0).max(high);

@@ -54,6 +54,13 @@ const ORIGIN: &str = "UPDATE syncline.pipelines SET origin = $2 WHERE name = $1"
 const FENCE: &str = "WITH held AS MATERIALIZED (SELECT 1 FROM syncline.pipelines WHERE name = $1 AND fence = $2 \
     FOR SHARE) SELECT syncline.require((SELECT count(*) FROM held) = 1)";
 
+/// [`ADVANCE`] and [`FENCE`] in one statement: most commits have nothing else.
+const ADVANCE_FENCED: &str = "WITH held AS MATERIALIZED (SELECT 1 FROM syncline.pipelines WHERE name = $1 AND fence = $5 \
+        FOR SHARE), \
+    touched AS (UPDATE syncline.lanes SET position = $4 WHERE pipeline = $1 AND lane = $2 AND position = $3 \
+        AND EXISTS (SELECT FROM held) RETURNING 1) \
+    SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
+
 /// One statement of a commit, and what it means if it does not fit.
 pub(super) struct Step {
     pub(super) sql: &'static str,
@@ -83,7 +90,19 @@ impl Refusal {
     }
 }
 
-/// The step that checks the token. The last one of every commit.
+/// The steps of a commit with the check of the token, which comes last or together with the last.
+pub(super) fn fenced(mut steps: Vec<Step>, pipeline: &PipelineName, token: u64) -> Vec<Step> {
+    match steps.last_mut() {
+        Some(last) if last.sql == ADVANCE => {
+            last.sql = ADVANCE_FENCED;
+            last.params.push(Param::int8(token.cast_signed()));
+        }
+        _ => steps.push(fence(pipeline, token)),
+    }
+    steps
+}
+
+/// The step that checks the token.
 pub(super) fn fence(pipeline: &PipelineName, fence: u64) -> Step {
     Step {
         sql: FENCE,

@@ -285,8 +285,7 @@ impl PostgresLoad {
             let keys: Vec<_> = keys.iter().map(|(_, key)| key.clone()).collect();
             steps.push(delta::add_reread(&pipeline.name, table, &keys));
         }
-        steps.push(delta::fence(&pipeline.name, pipeline.fence));
-        Ok(steps)
+        Ok(delta::fenced(steps, &pipeline.name, pipeline.fence))
     }
 
     fn refuse_missing(&self, delta: &Delta) -> Result<()> {
