@@ -1,4 +1,5 @@
-//! What lanes needed when something was last freed, kept in a file beside the segments.
+//! From where on lanes find everything they need, kept in a file beside the segments: what lies before was freed, because
+//! they had it behind themselves.
 //!
 //! A destination can be set back: by a restored backup, or by a failover that lost its last commits. Its lanes then stand
 //! before changes that the journal let go, and reading on would skip them in silence. Whoever opens the journal compares.
@@ -7,20 +8,22 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use syncline_core::{Error, ErrorKind, Result};
+use syncline_core::{Error, ErrorKind, Position, Result};
 
 use crate::failure::disk;
-use crate::need::Need;
+use crate::need::{Interest, Need};
 use crate::segment_file::sync_dir;
 
 fn path_in(dir: &Path) -> PathBuf {
     dir.join("freed.json")
 }
 
-/// Remembers the needs, durably; before anything is freed by them.
-pub(crate) fn remember(dir: &Path, needs: &[Need]) -> Result<()> {
+/// Remembers, durably, that everything up to `to` is about to be freed as far as `needs` do not want it.
+pub(crate) fn remember(dir: &Path, needs: &[Need], to: &Position) -> Result<()> {
     let path = path_in(dir);
-    let text = serde_json::to_vec(needs)
+    let before = recall(dir)?.unwrap_or_default();
+    let needs: Vec<Need> = needs.iter().map(|need| freed(need, to, &before)).collect();
+    let text = serde_json::to_vec(&needs)
         .map_err(|error| Error::bug("the needs of lanes cannot be written").with_source(error))?;
     let unfinished = path.with_extension("tmp");
     let written = File::create(&unfinished)
@@ -28,6 +31,18 @@ pub(crate) fn remember(dir: &Path, needs: &[Need]) -> Result<()> {
         .and_then(|()| fs::rename(&unfinished, &path))
         .and_then(|()| sync_dir(&path));
     written.map_err(|error| disk("cannot write", &path, error))
+}
+
+/// A lane stands beyond what is freed of it now, and beyond what was freed before.
+fn freed(need: &Need, to: &Position, before: &[Need]) -> Need {
+    let same_lane = |old: &&Need| match (&old.tables, &need.tables) {
+        (Interest::Only(old), Interest::Only(new)) => old == new,
+        (Interest::AllExcept(_), Interest::AllExcept(_)) => true,
+        (Interest::Only(_) | Interest::AllExcept(_), _) => false,
+    };
+    let now = to.min(&need.after);
+    let earlier = before.iter().find(same_lane).map(|old| &old.after);
+    Need { after: earlier.map_or(now, |earlier| earlier.max(now)).clone(), tables: need.tables.clone() }
 }
 
 /// What was remembered; `None` if nothing was freed yet.

@@ -168,8 +168,8 @@ impl Journal {
         tidy_if_due(&self.handle.shared).await.map(|_| ())
     }
 
-    /// What lanes needed when something was last freed, also by an earlier process; `None` if nothing was, since the last
-    /// [`Journal::reset`]. A lane that stands before what it needed then misses changes.
+    /// From where on each lane finds everything, also after what an earlier process freed; `None` if nothing was freed since
+    /// the last [`Journal::reset`]. A lane that stands before its place misses changes.
     ///
     /// # Errors
     /// As any read of this machine's disk; conflict if the file that says so is damaged.

@@ -61,10 +61,12 @@ fn is_due(shared: &Shared) -> bool {
 fn tidy(shared: &Shared) -> Result<()> {
     let _structure = shared.structure.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(needs) = shared.lock().needs.clone() else { return Ok(()) };
-    freed::remember(&shared.options.dir, &needs)?;
     free_front(shared, &needs)?;
     loop {
         let Some(run) = next_run(&shared.lock(), shared, &needs) else { return Ok(()) };
+        if let Some(last) = run.last() {
+            freed::remember(&shared.options.dir, &needs, &last.to)?;
+        }
         let segment = rewrite(&shared.options.dir, &shared.interner, &needs, &run)?;
         replace(shared, segment, &run)?;
     }
@@ -78,18 +80,19 @@ fn front_behind(state: &State, needs: &[Need]) -> usize {
 }
 
 fn free_front(shared: &Shared, needs: &[Need]) -> Result<()> {
-    let freed: Vec<Segment> = {
-        let mut state = shared.lock();
+    let (count, last) = {
+        let state = shared.lock();
         let count = front_behind(&state, needs);
-        state.segments.drain(..count).collect()
+        (count, count.checked_sub(1).map(|last| state.segments[last].to.clone()))
     };
+    let Some(last) = last else { return Ok(()) };
+    freed::remember(&shared.options.dir, needs, &last)?;
+    let freed: Vec<Segment> = shared.lock().segments.drain(..count).collect();
     // From the beginning on, so that what an interruption leaves has no hole.
     for segment in &freed {
         remove(&segment.path)?;
     }
-    if !freed.is_empty() {
-        shared.room.send_modify(|tick| *tick += 1);
-    }
+    shared.room.send_modify(|tick| *tick += 1);
     Ok(())
 }
 

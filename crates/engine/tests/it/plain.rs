@@ -151,6 +151,25 @@ async fn a_lost_slot_is_a_gap_and_not_silently_a_new_beginning() {
     }
 }
 
+#[tokio::test]
+async fn trap_3_a_slot_that_is_there_on_another_timeline_is_a_gap() {
+    let (shop, dir) = (Shop::new(), tempfile::tempdir().unwrap());
+    shop.fill(30);
+    let destination = MemoryDestination::new();
+    let first = pipeline(MemorySource::new(&shop.database), &destination, dir.path());
+    let name = first.name.clone();
+    run(first).await.unwrap();
+    shop.database.change_timeline(&name);
+    shop.database.transaction(|tx| tx.delete(&shop.items, &[key(5)])).unwrap();
+    for _ in 0..2 {
+        let error =
+            run(pipeline(MemorySource::new(&shop.database), &destination, dir.path())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("syncline drop")), "{error:?}");
+    }
+    assert!(shop.database.confirmed(&name).is_some(), "the slot of the other log is not ours to drop");
+}
+
 /// Trap 2: a gap stops, also one at the destination's side.
 #[tokio::test]
 async fn trap_2_a_destination_that_was_set_back_before_what_was_let_go_is_a_gap() {

@@ -317,6 +317,13 @@ impl Database {
         self.state().slots.remove(pipeline);
     }
 
+    /// Moves a pipeline's slot to another log, as a failover to a standby with synchronised slots does.
+    pub fn change_timeline(&self, pipeline: &PipelineName) {
+        if let Some(slot) = self.state().slots.get_mut(pipeline) {
+            slot.identity.push_str(", another timeline");
+        }
+    }
+
     /// The names of the columns of a table, `None` if it does not exist.
     #[must_use]
     pub fn columns(&self, table: &TableId) -> Option<Vec<String>> {
