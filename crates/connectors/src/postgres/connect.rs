@@ -23,6 +23,8 @@ pub(crate) use tls::tls_config;
 /// (`row_security = off` makes a policy that would hide rows an error).
 pub(crate) const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("client_encoding", "UTF8"),
+    // A stream must hear the server's warnings.
+    ("client_min_messages", "warning"),
     ("datestyle", "ISO, MDY"),
     ("intervalstyle", "postgres"),
     ("timezone", "UTC"),

@@ -134,7 +134,8 @@ fn take_rows(sql: &mut Wire, copy: &mut CopyRows, pump: &mut Pump) -> Result<Tak
             }
             b'c' => return Ok(Taken::Everything),
             b'E' => return Err(server_error(frame.body)),
-            b'N' | b'S' => {}
+            b'N' => slot::check_warning(frame.body)?,
+            b'S' => {}
             other => return Err(unexpected(other)),
         }
     }

@@ -8,7 +8,7 @@ use syncline_core::{Error, PipelineName, Result, TableId, TableSchema};
 use super::super::super::lsn::Lsn;
 use super::super::super::quote;
 use super::relation::CataloguedTable;
-use super::wire::{TextRows, Wire};
+use super::wire::{TextRows, Wire, server_error};
 
 /// What the server is asked to send, and under which names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,20 @@ pub(super) async fn state(sql: &mut Wire, subscription: &Subscription) -> Result
         }
         (_, None, None, None) => Err(gone(&format!("slot {} is gone", subscription.name))),
         _ => Err(gone(&format!("slot {} has lost its log", subscription.name))),
+    }
+}
+
+/// Refuses the one warning that means a gap: from PostgreSQL 18 on a stream goes on without a publication that is gone, and
+/// leaves its tables' changes out. Older servers end it with an error of the same code.
+///
+/// # Errors
+/// A conflict.
+pub(super) fn check_warning(body: &[u8]) -> Result<()> {
+    let warning = server_error(body);
+    if warning.code() == Some("55000") {
+        Err(gone("the publication is gone").with_source(warning))
+    } else {
+        Ok(())
     }
 }
 

@@ -173,7 +173,8 @@ impl Walsender {
                     b'E' => return Err(lost_slot(server_error(frame.body))),
                     // A server that shuts down completes the statement without ending the copy.
                     b'c' | b'C' => return Err(ended()),
-                    b'N' | b'S' => {}
+                    b'N' => slot::check_warning(frame.body)?,
+                    b'S' => {}
                     other => return Err(unexpected(other)),
                 }
             }

@@ -11,6 +11,7 @@ use syncline_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::super::super::error::{kind_of, remedy_of, safe_message};
+use super::slot;
 
 /// A byte stream of any transport: TCP, TLS over it, Unix socket.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -138,7 +139,8 @@ impl Wire {
                 tag if tag == begins_with => return Ok(()),
                 b'E' => failed = Some(server_error(frame.body)),
                 b'Z' => return Err(failed.unwrap_or_else(|| unexpected(b'Z'))),
-                b'N' | b'S' => {}
+                b'N' => slot::check_warning(frame.body)?,
+                b'S' => {}
                 other => return Err(unexpected(other)),
             }
         }

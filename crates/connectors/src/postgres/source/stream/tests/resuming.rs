@@ -112,6 +112,17 @@ async fn trap_3_a_slot_or_publication_that_is_gone_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn trap_3_a_publication_that_was_gone_for_a_while_is_a_conflict() {
+    let Some(shop) = shop(Postgres::builder()).await else { return };
+    let mut stream = shop.stream(&shop.begin, None).await.unwrap();
+    shop.run("DROP PUBLICATION syncline_shop").await;
+    shop.run("INSERT INTO t VALUES (1, 'a')").await;
+    shop.run("CREATE PUBLICATION syncline_shop FOR TABLE t WITH (publish_via_partition_root = true)").await;
+    shop.run("INSERT INTO t VALUES (2, 'b')").await;
+    assert_eq!(kind(until_error(stream.as_mut()).await), ErrorKind::Conflict, "the first row is missing");
+}
+
+#[tokio::test]
 async fn a_walsender_that_dies_is_retriable_and_the_next_one_goes_on() {
     let Some(shop) = shop(Postgres::builder()).await else { return };
     shop.run("INSERT INTO t VALUES (1, 'a')").await;
