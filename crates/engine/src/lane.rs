@@ -7,7 +7,7 @@ use syncline_core::{ChangeBatch, Entry, Error, Lane, Position, Result, TableId};
 use syncline_journal::{Interest, Journal, Reader};
 
 /// Bytes of entries after which a load takes no further transaction.
-const RANGE_BYTES_TARGET: usize = 32 << 20;
+const RANGE_BYTES_TARGET: usize = 16 << 20;
 /// Entries taken in one go, so that other lanes get their turn where ranges have nothing for this one.
 const RANGE_ENTRIES_MAX: usize = 4096;
 
