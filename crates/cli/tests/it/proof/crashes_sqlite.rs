@@ -204,8 +204,8 @@ fn sqlite_killed_at_every_step_of_the_stream() {
     let files = Files::new();
     files.restart();
     for (place, n) in [
+        // Small entries are synced in groups, so a short backlog has one sync for certain.
         ("journal_synced", 1),
-        ("journal_synced", 3),
         ("before_commit", 1),
         ("before_commit", 3),
         ("load_committed", 1),
