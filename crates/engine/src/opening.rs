@@ -298,7 +298,7 @@ async fn open_journal(attempt: &Attempt) -> Result<()> {
     }
 }
 
-/// A lane that stands before what it needed when the journal last freed something.
+/// A lane that stands before the place from which on the journal has everything for it.
 fn lane_set_back(attempt: &Attempt, journal: &Journal) -> Result<Option<Lane>> {
     let Some(needs) = journal.freed_by()? else { return Ok(None) };
     let needed = |lane: &Lane| {

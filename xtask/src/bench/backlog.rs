@@ -82,7 +82,7 @@ fn run(options: &Options, per_transaction: u64) -> Outcome<String> {
             let cost = if side == 0 {
                 drain(&pair)?
             } else {
-                subscription.drain(&pair, &last_change_is_there(&pair))?
+                subscription.drain(&pair, &last_change_is_there(&pair)?)?
             };
             pair.require_equal(if side == 0 { OURS } else { native::DATABASE }, &[TABLE]);
             eprintln!("round {}: {}: {cost:?}", round + 1, sides[side].name);
@@ -120,15 +120,15 @@ fn write_backlog(pair: &Pair, changes: u64, per_transaction: u64) {
 }
 
 /// A query at the destination: whether the backlog's last change has come.
-fn last_change_is_there(pair: &Pair) -> String {
+fn last_change_is_there(pair: &Pair) -> Outcome<String> {
     let last = pair.source.psql(SOURCE, "SELECT what, id FROM plan.changes ORDER BY place DESC LIMIT 1");
-    let (what, id) = last.split_once('|').expect("two columns");
+    let (what, id) = last.split_once('|').ok_or("the plan of changes is empty")?;
     let found = format!("EXISTS (SELECT FROM {TABLE} WHERE id = {id}");
-    match what {
+    Ok(match what {
         "d" => format!("SELECT NOT {found})"),
         "u" => format!("SELECT {found} AND status = 'paid')"),
         _ => format!("SELECT {found})"),
-    }
+    })
 }
 
 /// One run of Syncline until the destination has everything, its start included.

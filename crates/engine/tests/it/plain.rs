@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncline_core::ErrorKind;
+use syncline_core::{ErrorKind, PipelineName};
 use syncline_engine::{Control, Mode};
 use syncline_testkit::memory::{MemoryDestination, MemorySource, Random, assert_equal, assert_history, text};
 
@@ -108,7 +108,7 @@ async fn a_table_that_has_rows_needs_a_decision_and_nothing_is_left_of_the_refus
     let first = MemoryDestination::new();
     run(pipeline(MemorySource::new(&shop.database), &first, dir.path())).await.unwrap();
     let mut other = pipeline(MemorySource::new(&shop.database), &first, &dir.path().join("other"));
-    other.name = syncline_core::PipelineName::new("other").unwrap();
+    other.name = PipelineName::new("other").unwrap();
     let error = run(other).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
 }
@@ -133,33 +133,15 @@ async fn a_table_added_later_gets_its_own_window() {
     assert_eq!(destination.rows(&later).unwrap().len(), 50);
 }
 
-#[tokio::test]
-async fn a_lost_slot_is_a_gap_and_not_silently_a_new_beginning() {
+/// A run, then something that happens to the source's log: every later run is refused with what to do.
+async fn assert_gap_after(happens: impl FnOnce(&Shop, &PipelineName)) -> Shop {
     let (shop, dir) = (Shop::new(), tempfile::tempdir().unwrap());
     shop.fill(30);
     let destination = MemoryDestination::new();
     let first = pipeline(MemorySource::new(&shop.database), &destination, dir.path());
     let name = first.name.clone();
     run(first).await.unwrap();
-    shop.database.lose_slot(&name);
-    shop.database.transaction(|tx| tx.delete(&shop.items, &[key(5)])).unwrap();
-    for _ in 0..2 {
-        let error =
-            run(pipeline(MemorySource::new(&shop.database), &destination, dir.path())).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
-        assert!(error.remedy().is_some());
-    }
-}
-
-#[tokio::test]
-async fn trap_3_a_slot_that_is_there_on_another_timeline_is_a_gap() {
-    let (shop, dir) = (Shop::new(), tempfile::tempdir().unwrap());
-    shop.fill(30);
-    let destination = MemoryDestination::new();
-    let first = pipeline(MemorySource::new(&shop.database), &destination, dir.path());
-    let name = first.name.clone();
-    run(first).await.unwrap();
-    shop.database.change_timeline(&name);
+    happens(&shop, &name);
     shop.database.transaction(|tx| tx.delete(&shop.items, &[key(5)])).unwrap();
     for _ in 0..2 {
         let error =
@@ -167,7 +149,26 @@ async fn trap_3_a_slot_that_is_there_on_another_timeline_is_a_gap() {
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("syncline drop")), "{error:?}");
     }
-    assert!(shop.database.confirmed(&name).is_some(), "the slot of the other log is not ours to drop");
+    shop
+}
+
+#[tokio::test]
+async fn a_lost_slot_is_a_gap_and_not_silently_a_new_beginning() {
+    let _ = assert_gap_after(|shop, name| shop.database.lose_slot(name)).await;
+}
+
+#[tokio::test]
+async fn trap_3_a_slot_that_is_there_on_another_timeline_is_a_gap() {
+    let mut slot = None;
+    let shop = assert_gap_after(|shop, name| {
+        shop.database.change_timeline(name);
+        slot = Some(name.clone());
+    })
+    .await;
+    assert!(
+        shop.database.confirmed(&slot.unwrap()).is_some(),
+        "the slot of the other log is not ours to drop"
+    );
 }
 
 /// Trap 2: a gap stops, also one at the destination's side.
