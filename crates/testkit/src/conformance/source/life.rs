@@ -46,7 +46,7 @@ pub async fn settled_waits_for_open_transactions(harness: &dyn SourceHarness) ->
         }
         Err(_) => {
             open.commit().await;
-            ok(patiently("open", pipeline.streams().open(&pipeline.request)).await)
+            pipeline.origin().await
         }
     };
     patiently("settling", async {

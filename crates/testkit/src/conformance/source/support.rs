@@ -60,9 +60,14 @@ impl Pipeline {
         self.source.streams().unwrap_or_else(|| panic!("the source has no streams"))
     }
 
+    /// The stream's origin. What a start that was given up has left half made may be in the way for a moment.
+    pub(crate) async fn origin(&self) -> Origin {
+        insistently("open", || self.streams().open(&self.request)).await
+    }
+
     /// Opens the stream's origin and waits until chunks may be read.
     pub(crate) async fn open(&self) -> Origin {
-        let origin = ok(patiently("open", self.streams().open(&self.request)).await);
+        let origin = self.origin().await;
         patiently("settling", async {
             while ok(self.streams().settled(&origin).await).is_some() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -78,18 +83,7 @@ impl Pipeline {
 
     /// Streams from a position. The process before may not have let go of the log yet: that is worth waiting for.
     pub(crate) async fn stream(&self, from: &Position, target: Option<&Position>) -> Box<dyn ChangeStream> {
-        patiently("opening the stream", async {
-            loop {
-                match self.streams().stream(&self.request, from, target).await {
-                    Ok(stream) => return stream,
-                    Err(error) if error.kind() == ErrorKind::Retriable => {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                    Err(error) => panic!("cannot stream: {error:?}"),
-                }
-            }
-        })
-        .await
+        insistently("opening the stream", || self.streams().stream(&self.request, from, target)).await
     }
 
     /// All entries from a position until everything committed now has come.
@@ -103,6 +97,25 @@ impl Pipeline {
         let found = self.request.tables.iter().find(|table| table.id.name == standard.name());
         found.unwrap_or_else(|| panic!("{} is not in the pipeline", standard.name()))
     }
+}
+
+/// What must succeed once whatever is in the way has gone: tried again after each retriable error, as the engine does.
+async fn insistently<T, F: Future<Output = syncline_core::Result<T>>>(
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> T {
+    patiently(what, async {
+        loop {
+            match attempt().await {
+                Ok(value) => return value,
+                Err(error) if error.kind() == ErrorKind::Retriable => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => panic!("{what}: {error:?}"),
+            }
+        }
+    })
+    .await
 }
 
 /// A selection of exactly these tables.
