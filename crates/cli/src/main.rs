@@ -8,6 +8,7 @@
 //! | `progress` | live display, plain lines, JSON events, summary |
 //! | `runner`, `signals`, `state` | one run with its display and its memory; Ctrl-C; the state directory |
 //! | `exit`, `output`, `logging` | exit codes and errors; stdout and stderr; log lines |
+//! | `memory` | what the process gives back to the system |
 
 mod args;
 mod commands;
@@ -15,6 +16,7 @@ mod config;
 mod demo;
 mod exit;
 mod logging;
+mod memory;
 mod output;
 mod progress;
 mod runner;
@@ -31,14 +33,11 @@ use syncline_core::Error;
 use args::{Cli, Command};
 use exit::{Exit, Failure};
 
-/// The system's allocator keeps what was freed: batches come and go, and it took twice the memory for a large transaction.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What blocking work gets to end by itself once the command is done; it has nothing left to lose then.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    memory::give_back();
     let cli = Cli::parse();
     logging::start(cli.global.verbose);
     let exit = match run(&cli) {
