@@ -74,7 +74,8 @@ pub(crate) struct Recorder {
     store: Store,
     name: PipelineName,
     run: RunId,
-    written_at: Option<Instant>,
+    /// When a moment was written last, and the phase it was in.
+    written: Option<(Instant, Phase)>,
 }
 
 impl Recorder {
@@ -87,16 +88,17 @@ impl Recorder {
             remember(store, pipeline)?;
         }
         let run = store.begin_run(&pipeline.name, now_ms())?;
-        Ok(Self { store: store.clone(), name: pipeline.name.clone(), run, written_at: None })
+        Ok(Self { store: store.clone(), name: pipeline.name.clone(), run, written: None })
     }
 
-    /// Writes a moment down, about once a second. Not while opening: the pipeline may be another process's.
+    /// Writes a moment down: about once a second, and the first of each phase, so that what stays is the end. Not while opening: the pipeline may be another process's.
     pub(crate) fn note(&mut self, now: Instant, view: &View) {
-        let due = self.written_at.is_none_or(|at| now.duration_since(at) >= STATUS_EVERY);
-        if !due || view.progress.phase == Phase::Opening {
+        let phase = view.progress.phase;
+        let due = self.written.is_none_or(|(at, was)| was != phase || now.duration_since(at) >= STATUS_EVERY);
+        if !due || phase == Phase::Opening {
             return;
         }
-        self.written_at = Some(now);
+        self.written = Some((now, phase));
         let written = serde_json::to_value(view.moment())
             .map_err(|error| Error::bug("a status cannot be written as JSON").with_source(error))
             .and_then(|status| self.store.save_status(&self.name, self.run, &status));

@@ -256,6 +256,16 @@ pub trait Streams: Send + Sync {
     /// Configuration as above; conflict if what is found is not ours or has lost its log.
     async fn open(&self, request: &StreamRequest) -> Result<Origin>;
 
+    /// Whom an [`Streams::open`] of this pipeline that has not come back waits for; asked beside it, about once a second.
+    /// `None` if it waits for nobody, or if that cannot be said.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn opening_waits_for(&self, pipeline: &PipelineName) -> Result<Option<String>> {
+        let _ = pipeline;
+        Ok(None)
+    }
+
     /// The tables whose changes the pipeline's log has had without a hole so far; asked before [`Streams::open`] adds any.
     /// `None` if nothing is set up yet, or if the stream itself stops a table whose log has a hole.
     ///

@@ -18,6 +18,9 @@ use crate::attempt::{Attempt, Context};
 use crate::pipeline::Mode;
 use crate::progress::Phase;
 
+/// How often it is looked what the opening of the stream waits for.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Opens an attempt.
 pub(crate) async fn open(context: &Arc<Context>) -> Result<Attempt> {
     let pipeline = &context.pipeline;
@@ -182,8 +185,9 @@ async fn open_stream(
     checkpoint: &Checkpoint,
     tables: &BTreeMap<TableId, Arc<TableSchema>>,
 ) -> Result<Origin> {
-    let origin =
-        streams.open(&stream_request(context, tables)).await.doing(|| "setting up the stream".to_owned())?;
+    let origin = set_up_stream(context, streams, tables).await;
+    context.board.waiting_for(None);
+    let origin = origin.doing(|| "setting up the stream".to_owned())?;
     let Some(known) = &checkpoint.origin else { return Ok(origin) };
     if origin.created {
         streams.drop_pipeline(&context.pipeline.name).await?;
@@ -192,6 +196,39 @@ async fn open_stream(
         return Err(gap(context, "the source's log is not the one this pipeline has read so far"));
     }
     Ok(origin)
+}
+
+/// Sets the stream up. That may wait for transactions of others without end: meanwhile it is said for whom, and a drain
+/// ends it.
+async fn set_up_stream(
+    context: &Context,
+    streams: &dyn Streams,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+) -> Result<Origin> {
+    let request = stream_request(context, tables);
+    tokio::select! {
+        opened = streams.open(&request) => opened,
+        never = show_waiting(context, streams) => match never {},
+        () = context.control.draining().cancelled() => {
+            Err(Error::new(ErrorKind::Cancelled, "stopped as asked"))
+        }
+    }
+}
+
+/// Shows what the opening of the stream waits for, until dropped.
+async fn show_waiting(context: &Context, streams: &dyn Streams) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match streams.opening_waits_for(&context.pipeline.name).await {
+            Ok(Some(who)) => {
+                context.board.phase(Phase::Settling);
+                context.board.waiting_for(Some(who));
+            }
+            Ok(None) => context.board.waiting_for(None),
+            // What broke the look breaks the opening too, which returns it.
+            Err(error) => tracing::debug!(%error, "it cannot be seen what the opening waits for"),
+        }
+    }
 }
 
 /// Changes are missing between what is remembered and what the source still has.

@@ -10,7 +10,7 @@ pub enum Phase {
     /// Connecting, taking the lock, reading the checkpoint, setting up the source.
     #[default]
     Opening,
-    /// Waiting for transactions that ran when the stream was set up.
+    /// Waiting for transactions that run while the stream is set up, or ran when it was.
     Settling,
     /// Loading chunks (changes are read at the same time).
     Snapshot,

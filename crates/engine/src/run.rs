@@ -103,6 +103,9 @@ async fn attempts(context: &Arc<Context>) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        if error.kind() == ErrorKind::Cancelled && context.control.draining().is_cancelled() {
+            return Ok(());
+        }
         if error.kind().reaction() != Reaction::Retry || context.control.draining().is_cancelled() {
             return Err(error);
         }

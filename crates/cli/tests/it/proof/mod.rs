@@ -11,6 +11,7 @@
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `signals` | Ctrl-C and SIGTERM |
+//! | `waiting` | who is waited for is said |
 
 mod circle;
 mod memory;
@@ -19,6 +20,7 @@ mod plain;
 mod plain_sqlite;
 mod plain_tables;
 mod refusals;
+mod waiting;
 
 // These steer the binary through its failpoints; `cargo xtask test` builds it with them.
 #[cfg(feature = "failpoints")]

@@ -48,12 +48,12 @@ impl Streams for PostgresSource {
         publication::ensure(&session, &server, &name, &members, found.is_some()).await?;
         let (slot, created) = match found {
             Some(slot) => (slot.usable(&self.pool, &name).await?, false),
-            None => (Some(slot::make(&self.pool, &session, &name).await?), true),
+            None => (Some(slot::make(&session, &name).await?), true),
         };
         // Only what another process left half made is gone by now.
         let (confirmed, created) = match slot {
             Some(confirmed) => (confirmed, created),
-            None => (slot::make(&self.pool, &session, &name).await?, true),
+            None => (slot::make(&session, &name).await?, true),
         };
         failpoint::hit("slot_made")?;
         let (identity, end) = standing(&session).await?;
@@ -66,6 +66,16 @@ impl Streams for PostgresSource {
             end: end.position(),
             barrier,
         })
+    }
+
+    async fn opening_waits_for(&self, pipeline: &PipelineName) -> Result<Option<String>> {
+        let session = self.pool.take().await?;
+        let who = match slot::is_being_made(&session, &name_of(pipeline)).await? {
+            true => Some(wait::maker_waits_for(&session).await?),
+            false => None,
+        };
+        self.pool.give(session);
+        Ok(who)
     }
 
     async fn captured(&self, pipeline: &PipelineName) -> Result<Option<BTreeSet<TableId>>> {

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use syncline_core::{Error, ErrorKind, Result, Retained};
 use tokio::time::{Instant, sleep};
-use tokio_postgres::types::ToSql;
 
-use super::wait;
 use crate::postgres::connect::Session;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::source::pool::Pool;
@@ -15,9 +13,6 @@ use crate::postgres::{error, quote};
 /// How long a backend of ours may take to let go of the slot after it was told to end.
 const RELEASE_MAX: Duration = Duration::from_secs(10);
 const RELEASE_POLL: Duration = Duration::from_millis(50);
-
-/// Making a slot waits for running transactions; after this long, and again and again, it is said for whom.
-const SAY_WAITING: Duration = Duration::from_secs(5);
 
 /// A slot of our name, as found.
 #[derive(Debug)]
@@ -85,19 +80,19 @@ impl Slot {
     }
 }
 
-/// Makes the slot and returns its consistent point. Waits for every transaction that runs now, and says for whom.
-pub(super) async fn make(pool: &Pool, session: &Session, name: &str) -> Result<Lsn> {
-    let parameters: [&(dyn ToSql + Sync); 1] = [&name];
-    let making = session
-        .query_one("SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')", &parameters);
-    tokio::pin!(making);
-    let row = loop {
-        tokio::select! {
-            made = &mut making => break made.map_err(|e| error::from_client(e, "making the replication slot"))?,
-            () = sleep(SAY_WAITING) => wait::say_who(pool, name).await,
-        }
-    };
-    row.get::<_, &str>(0).parse()
+/// Makes the slot and returns its consistent point. Waits for every transaction that runs now.
+pub(super) async fn make(session: &Session, name: &str) -> Result<Lsn> {
+    let sql = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')";
+    let made = session.query_one(sql, &[&name]).await;
+    made.map_err(|e| error::from_client(e, "making the replication slot"))?.get::<_, &str>(0).parse()
+}
+
+/// Whether a session is at work on making the slot.
+pub(super) async fn is_being_made(session: &Session, name: &str) -> Result<bool> {
+    let sql = "SELECT FROM pg_replication_slots
+               WHERE slot_name = $1 AND confirmed_flush_lsn IS NULL AND active_pid IS NOT NULL";
+    let found = session.query_opt(sql, &[&name]).await;
+    found.map(|row| row.is_some()).map_err(|e| error::from_client(e, "looking for the replication slot"))
 }
 
 /// Ends whoever uses the slot and waits until it is free.

@@ -4,7 +4,6 @@ use syncline_core::{Error, Result};
 
 use crate::postgres::connect::Session;
 use crate::postgres::error;
-use crate::postgres::source::pool::Pool;
 
 /// A number above that of every transaction that runs now.
 ///
@@ -30,15 +29,23 @@ pub(super) async fn blocker(session: &Session, barrier: &str) -> Result<Option<S
         return Ok(None);
     }
     let who = oldest_transaction(session).await?;
-    Ok(Some(who.unwrap_or_else(|| {
-        format!("transaction {oldest} (grant pg_monitor to the user to see whose it is)")
-    })))
+    Ok(Some(who.unwrap_or_else(|| unseen(&format!("transaction {oldest}")))))
 }
 
-/// Whose the oldest transaction with a number is; `None` if there is none or it may not be seen.
+/// For whom the making of a slot waits: it waits for all that ran when it began, so for the oldest in any case.
+pub(super) async fn maker_waits_for(session: &Session) -> Result<String> {
+    Ok(oldest_transaction(session).await?.unwrap_or_else(|| unseen("older transactions to end")))
+}
+
+fn unseen(what: &str) -> String {
+    format!("{what} (grant pg_monitor to the user to see whose)")
+}
+
+/// Whose the oldest transaction with a number is; `None` if there is none or it may not be seen. The text stays the same
+/// while it is the same one: who waits does not repeat itself.
 async fn oldest_transaction(session: &Session) -> Result<Option<String>> {
     let sql = "
-        SELECT who, extract(epoch FROM clock_timestamp() - since)::int8
+        SELECT who, to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
         FROM (
             SELECT 'process ' || pid || ' of user ' || coalesce(usename::text, '?')
                        || CASE WHEN application_name <> '' THEN ' (' || application_name || ')' ELSE '' END AS who,
@@ -53,18 +60,9 @@ async fn oldest_transaction(session: &Session) -> Result<Option<String>> {
     let row = row.map_err(|e| error::from_client(e, "looking for the oldest transaction"))?;
     Ok(row.map(|row| {
         let who: String = row.get(0);
-        match row.get::<_, Option<i64>>(1) {
-            Some(seconds) => format!("{who}, open for {} s", seconds.max(0)),
+        match row.get::<_, Option<String>>(1) {
+            Some(since) => format!("{who}, open since {since} UTC"),
             None => who,
         }
     }))
-}
-
-/// Says in the log for whom the making of a slot waits. Best effort: the making itself goes on.
-pub(super) async fn say_who(pool: &Pool, slot: &str) {
-    let Ok(session) = pool.take().await else { return };
-    if let Ok(Some(who)) = oldest_transaction(&session).await {
-        tracing::warn!(slot, waiting_for = %who, "making the replication slot waits for an older transaction to end");
-    }
-    pool.give(session);
 }
