@@ -8,6 +8,8 @@
 //! The engine sees systems only through the contracts of `syncline_core`. It keeps no state of its own: what it must
 //! remember stands in the destination's checkpoint and in the journal, so that any run can go on where the last one
 //! stopped, wherever that was.
+//!
+//! [`diff`] is for what has no log: it compares two sides. It is not wired to a run yet.
 
 mod attempt;
 mod board;
@@ -15,6 +17,7 @@ mod chunks;
 mod collapse;
 mod control;
 mod cut;
+pub mod diff;
 mod lane;
 mod loader;
 mod opening;

@@ -1,0 +1,176 @@
+//! What one scan of one side gives: its digest and its largest sketch.
+//!
+//! Rows come in any order. Parallel readers each fill a scan of their own, and the parts are merged; memory is 64 bytes a
+//! cell for each of them.
+
+use super::cell::{Cell, KEY_BYTES_MAX, KEY_FIELD_BYTES, KeyField};
+use super::digest::TableDigest;
+use super::error::DiffError;
+use super::hash::HashKey;
+use super::range::KeyRange;
+use super::sketch::{Sketch, SketchSize};
+
+/// How rows are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// By a row key.
+    Key,
+    /// By nothing: equal rows are counted.
+    WholeRow,
+}
+
+/// One side's rows of one range, summed up.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    hash_key: HashKey,
+    identity: Identity,
+    range: KeyRange,
+    digest: TableDigest,
+    /// Rows whose key is longer than [`KEY_BYTES_MAX`].
+    long_keys: u64,
+    common: CommonBytes,
+    sketch: Sketch,
+}
+
+impl Scan {
+    /// A scan that has seen no row. `size` is the largest sketch that can be asked of it.
+    #[must_use]
+    pub fn new(hash_key: HashKey, identity: Identity, range: KeyRange, size: SketchSize) -> Self {
+        Self {
+            hash_key,
+            identity,
+            range,
+            digest: TableDigest::default(),
+            long_keys: 0,
+            common: CommonBytes::default(),
+            sketch: Sketch::new(size),
+        }
+    }
+
+    /// Adds a row, given by the canonical encodings of its key columns and of all its columns. A row outside the range
+    /// is left out. Without a key, `key` is not looked at.
+    #[inline]
+    pub fn add_row(&mut self, key: &[u8], row: &[u8]) {
+        let (row, key_hash, field) = match self.identity {
+            Identity::Key => {
+                let key_hash = self.hash_key.key(key);
+                if !self.range.contains(key_hash) {
+                    return;
+                }
+                self.long_keys += u64::from(key.len() > KEY_BYTES_MAX);
+                (self.hash_key.row(row), key_hash, KeyField::of(key, key_hash))
+            }
+            Identity::WholeRow => {
+                let row = self.hash_key.row(row);
+                let key_hash = self.hash_key.key_of_row(row);
+                if !self.range.contains(key_hash) {
+                    return;
+                }
+                (row, key_hash, KeyField::EMPTY)
+            }
+        };
+        let check = self.hash_key.check(row);
+        self.digest.add(row, check, key_hash);
+        self.common.add(&field);
+        self.sketch.insert(row, &Cell::element(row, check, field));
+    }
+
+    /// Adds another part of the same side, scanned with the same terms.
+    ///
+    /// # Errors
+    /// [`DiffError::OtherComparison`] or [`DiffError::Sizes`] if its terms are others.
+    pub fn merge(&mut self, other: &Self) -> Result<(), DiffError> {
+        if self.fingerprint() != other.fingerprint() {
+            return Err(DiffError::OtherComparison);
+        }
+        self.sketch.merge(&other.sketch)?;
+        self.digest.merge(&other.digest);
+        self.long_keys += other.long_keys;
+        self.common.merge(&other.common);
+        Ok(())
+    }
+
+    /// Count and sums.
+    #[must_use]
+    pub fn digest(&self) -> &TableDigest {
+        &self.digest
+    }
+
+    /// Rows whose key a sketch does not carry: if any of them differ, the key columns are scanned a second time.
+    #[must_use]
+    pub fn long_keys(&self) -> u64 {
+        self.long_keys
+    }
+
+    /// How its rows are told apart.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The range it was made for.
+    #[must_use]
+    pub fn range(&self) -> KeyRange {
+        self.range
+    }
+
+    /// Its largest sketch, of which all smaller ones are folds.
+    #[must_use]
+    pub fn sketch(&self) -> &Sketch {
+        &self.sketch
+    }
+
+    pub(super) fn hash_key(&self) -> &HashKey {
+        &self.hash_key
+    }
+
+    pub(super) fn common(&self) -> &CommonBytes {
+        &self.common
+    }
+
+    /// What both sides must have in common, without the hash key being told.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut terms = vec![match self.identity {
+            Identity::Key => 1,
+            Identity::WholeRow => 2,
+        }];
+        terms.extend_from_slice(&self.range.terms());
+        self.hash_key.fingerprint(&terms)
+    }
+}
+
+/// Bytes of the key field that all rows have in common (lengths, type tags, high zeros of numbers). In a cell they are
+/// there or not by the parity of its count, so that they are sent once, not for each cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommonBytes {
+    all: KeyField,
+    any: KeyField,
+}
+
+impl Default for CommonBytes {
+    fn default() -> Self {
+        Self { all: KeyField::FULL, any: KeyField::EMPTY }
+    }
+}
+
+impl CommonBytes {
+    #[inline]
+    fn add(&mut self, field: &KeyField) {
+        self.all.and(field);
+        self.any.or(field);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.all.and(&other.all);
+        self.any.or(&other.any);
+    }
+
+    /// Byte by byte, its value if all rows have the same.
+    pub(super) fn bytes(&self) -> [Option<u8>; KEY_FIELD_BYTES] {
+        let none_seen = self.any == KeyField::EMPTY;
+        std::array::from_fn(|at| {
+            let (all, any) = (self.all.bytes()[at], self.any.bytes()[at]);
+            if none_seen { Some(0) } else { (all == any).then_some(all) }
+        })
+    }
+}
