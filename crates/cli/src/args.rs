@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// Look for everything that would stop or hurt a pipeline; changes nothing.
     #[command(override_usage = CHECK_USAGE, after_help = URLS, after_long_help = sync_long_help())]
     Check(SyncArgs),
+    /// Compare two sides, row by row, and say where they differ; changes nothing.
+    #[command(after_help = URLS, after_long_help = sync_long_help())]
+    Diff(DiffArgs),
     /// List the tables of a source as Syncline sees them.
     #[command(after_help = URLS)]
     Discover(DiscoverArgs),
@@ -224,6 +227,32 @@ pub(crate) struct DiscoverArgs {
     /// Tables to list, as 'schema.table' with * for any characters; may be repeated [default: all].
     #[arg(long, value_name = "PATTERN")]
     pub(crate) table: Vec<String>,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The source: what should be there.
+    #[arg(value_name = "SOURCE-URL")]
+    pub(crate) source: String,
+    /// The destination: what is compared with it.
+    #[arg(value_name = "DESTINATION-URL")]
+    pub(crate) destination: String,
+    /// Tables to compare, as 'schema.table' with * for any characters; may be repeated [default: all of the source].
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// Tables to leave out; may be repeated, wins over --table.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Column that is neither read nor compared, as schema.table.column; may be repeated.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) exclude_column: Vec<String>,
+    /// The tables of one schema are in another at the destination, as from=to; may be repeated.
+    #[arg(long, value_name = "FROM=TO")]
+    pub(crate) schema_map: Vec<String>,
+    /// Differing rows of a table that are shown with their values; the others are only counted.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) samples: usize,
 }
 
 /// `status`.

@@ -76,6 +76,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(args, global).await,
         Command::Sync(args) => commands::sync::run(args, global).await,
         Command::Check(args) => commands::check::run(args, global).await,
+        Command::Diff(args) => commands::diff::run(args, global).await,
         Command::Discover(args) => commands::discover::run(args, global).await,
         Command::Status(args) => commands::status::run(args, global),
         Command::Drop(args) => commands::drop::run(args, global).await,

@@ -115,12 +115,7 @@ impl PipelineSpec {
             return Err(Error::configuration("`follow` and mode `snapshot` contradict each other")
                 .with_remedy("a snapshot ends by itself; leave one of the two out"));
         }
-        if let Some((from, _)) = self.schema_map.iter().enumerate().find_map(|(n, (from, to))| {
-            self.schema_map[..n].iter().any(|(earlier, _)| earlier == from).then_some((from, to))
-        }) {
-            return Err(Error::configuration(format!("schema `{from}` is mapped twice")));
-        }
-        Ok(())
+        require_mapped_once(&self.schema_map)
     }
 
     /// Opens both URLs (connects to nothing) and settles the name.
@@ -205,6 +200,41 @@ impl ResolvedPipeline {
 
 fn each<T>(texts: &[String], read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     texts.iter().map(|text| read(text)).collect()
+}
+
+/// Tables and columns of a comparison.
+///
+/// # Errors
+/// Configuration, naming the value that cannot be used.
+pub(crate) fn selection(
+    tables: &[String],
+    exclude: &[String],
+    exclude_columns: &[String],
+) -> Result<Selection> {
+    Ok(Selection {
+        include: each(tables, TablePattern::new)?,
+        exclude: each(exclude, TablePattern::new)?,
+        exclude_columns: each(exclude_columns, excluded_column)?,
+        ..Selection::all(Carry::Typed)
+    })
+}
+
+/// `from=to`, several.
+///
+/// # Errors
+/// Configuration if one has no two sides or a schema is mapped twice.
+pub(crate) fn schema_map(texts: &[String]) -> Result<SchemaMap> {
+    let map = each(texts, schema_mapping)?;
+    require_mapped_once(&map)?;
+    Ok(SchemaMap(map))
+}
+
+fn require_mapped_once(map: &[(String, String)]) -> Result<()> {
+    let is_twice = |n: usize, from: &String| map[..n].iter().any(|(earlier, _)| earlier == from);
+    match map.iter().enumerate().find(|(n, (from, _))| is_twice(*n, from)) {
+        Some((_, (from, _))) => Err(Error::configuration(format!("schema `{from}` is mapped twice"))),
+        None => Ok(()),
+    }
 }
 
 /// `schema.table.column`, the first two with `*`.

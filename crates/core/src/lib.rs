@@ -6,7 +6,9 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod civil;
 pub mod destination;
+pub mod encoding;
 pub mod entry;
 pub mod error;
 pub mod failpoint;

@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::ChangeBatch;
 use crate::checkpoint::TableState;
+use crate::encoding::BulkRows;
 use crate::entry::{Entry, Transaction};
 use crate::error::{Error, Result};
 use crate::load::Bulk;
 use crate::name::{Family, PipelineName, TableId};
 use crate::position::Position;
 use crate::report::{Finding, Retained};
-use crate::schema::TableSchema;
+use crate::schema::{Column, TableSchema};
 use crate::selection::Selection;
 
 /// A system that is read.
@@ -150,6 +151,15 @@ pub trait Snapshots: Send + Sync {
     /// # Errors
     /// As any read.
     async fn read(&self, table: &Arc<TableSchema>, chunk: &Chunk) -> Result<ChunkRead>;
+
+    /// A cutter for the bulk pieces of the table's chunks; `None` if its chunks come as rows.
+    fn bulk_rows(&self, table: &TableSchema) -> Option<Box<dyn BulkRows>> {
+        let _ = table;
+        None
+    }
+
+    /// A carried value as a person reads it, for a report.
+    fn show(&self, column: &Column, value: &[u8]) -> String;
 
     /// Rows by key, with what the read saw. `keys` holds [`TableSchema::arrow_old`] of a table with a row key. Rows come
     /// in any order; keys without a row are left out.

@@ -30,7 +30,6 @@ const STARTS_MAX: u32 = 20;
 /// at many destinations (PostgreSQL extends a table under a lock), loads into different tables do not.
 struct Workers {
     count: usize,
-    chunks: Semaphore,
     tables: Semaphore,
     tables_left: AtomicUsize,
 }
@@ -38,15 +37,10 @@ struct Workers {
 impl Workers {
     fn new(count: usize, tables: usize) -> Self {
         let count = count.max(1);
-        Self {
-            count,
-            chunks: Semaphore::new(count),
-            tables: Semaphore::new(count),
-            tables_left: AtomicUsize::new(tables),
-        }
+        Self { count, tables: Semaphore::new(count), tables_left: AtomicUsize::new(tables) }
     }
 
-    /// Chunks of one table that may be under way now.
+    /// Chunks of one table that may be carried now.
     fn share(&self) -> usize {
         let tables = self.tables_left.load(Ordering::Relaxed).clamp(1, self.count);
         self.count / tables
@@ -193,14 +187,22 @@ async fn load_chunks(
     generation: u32,
     workers: &Workers,
 ) -> Result<Outcome> {
+    let carrying = Semaphore::new(0);
+    let mut granted = 0;
     let mut running: FuturesUnordered<_> = FuturesUnordered::new();
     let mut waiting = chunks.iter();
     let mut outcome = Outcome::Loaded;
     loop {
         let may_start = matches!(outcome, Outcome::Loaded);
-        let next = if may_start && running.len() < workers.share() { waiting.next() } else { None };
+        // The share grows when other tables are done.
+        let share = workers.share().max(granted);
+        carrying.add_permits(share - granted);
+        granted = share;
+        // One more than is carried: while one commits, the next has begun to be read, and neither side waits for the other's
+        // disk.
+        let next = if may_start && running.len() <= share { waiting.next() } else { None };
         if let Some(chunk) = next {
-            running.push(load_chunk(attempt, snapshots, table, chunk, generation, &workers.chunks));
+            running.push(load_chunk(attempt, snapshots, table, chunk, generation, &carrying));
             continue;
         }
         match running.next().await {
@@ -220,9 +222,8 @@ async fn load_chunk(
     table: &Arc<TableSchema>,
     chunk: &Chunk,
     generation: u32,
-    permits: &Semaphore,
+    carrying: &Semaphore,
 ) -> Result<Outcome> {
-    let _permit = permits.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
     loop {
         if attempt.context.control.draining().is_cancelled() || attempt.context.board.is_stopped(&table.id) {
             return Ok(Outcome::Drained);
@@ -243,7 +244,9 @@ async fn load_chunk(
         let kind = LoadKind::Chunk { table: table.id.clone(), generation, n: chunk.n };
         let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
         let entry = ChunkEntry { range: chunk.range.clone(), mark: reader.mark().0.clone(), rows: 0 };
+        let permit = carrying.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
         let load = carry(table, reader.as_mut(), load).await?;
+        drop(permit);
         let change = Change::Chunk { table: table.id.clone(), generation, n: chunk.n, entry };
         let durable = attempt.commit(load, &Delta::of(vec![change])).await?;
         attempt.context.board.rows_done(&table.id, durable.counts.applied);

@@ -22,7 +22,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use syncline_core::{Carriage, Column, DataType, Error, ErrorKind, Result, TableSchema};
+use syncline_core::{Carriage, Column, DataType, Error, ErrorKind, Result, TableSchema, civil};
 
 use super::value;
 
@@ -92,13 +92,18 @@ fn typed<'a>(column: &Column, data_type: &DataType, array: &'a ArrayRef, row: us
             Ok(ToSqlOutput::Borrowed(ValueRef::Text(array.as_string::<i32>().value(row).as_bytes())))
         }
         DataType::Bytes => Ok(ToSqlOutput::Borrowed(ValueRef::Blob(array.as_binary::<i32>().value(row)))),
-        DataType::Date => text(date(array.as_primitive::<Date32Type>().value(row).into())),
-        DataType::Time => text(time(array.as_primitive::<Time64MicrosecondType>().value(row))),
-        DataType::Timestamp => text(timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row))),
-        DataType::TimestampTz => {
-            text(timestamp(array.as_primitive::<TimestampMicrosecondType>().value(row)) + "+00:00")
+        DataType::Date => text(civil::date_text(array.as_primitive::<Date32Type>().value(row).into())),
+        DataType::Time => text(civil::time_text(array.as_primitive::<Time64MicrosecondType>().value(row))),
+        DataType::Timestamp => {
+            text(civil::timestamp_text(array.as_primitive::<TimestampMicrosecondType>().value(row)))
         }
-        DataType::Uuid => text(uuid(array.as_fixed_size_binary().value(row))),
+        DataType::TimestampTz => {
+            text(civil::instant_text(array.as_primitive::<TimestampMicrosecondType>().value(row)))
+        }
+        DataType::Uuid => {
+            let bytes = <&[u8; 16]>::try_from(array.as_fixed_size_binary().value(row));
+            text(civil::uuid_text(bytes.map_err(|_| Error::bug("a uuid has 16 bytes"))?))
+        }
         DataType::Array(element) => {
             text(json(column, element, &array.as_list::<i32>().value(row))?.to_string())
         }
@@ -154,37 +159,6 @@ fn decimal(value: i128, scale: i8) -> String {
     }
 }
 
-/// Days since 1970 as a date of the proleptic Gregorian calendar (Howard Hinnant, `civil_from_days`).
-fn date(days: i64) -> String {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let sign = if year < 0 { "-" } else { "" };
-    format!("{sign}{:04}-{month:02}-{day:02}", year.abs())
-}
-
-fn time(micros: i64) -> String {
-    let (seconds, part) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
-    let clock = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if part == 0 { clock } else { format!("{clock}.{part:06}") }
-}
-
-fn timestamp(micros: i64) -> String {
-    const DAY: i64 = 86_400_000_000;
-    format!("{} {}", date(micros.div_euclid(DAY)), time(micros.rem_euclid(DAY)))
-}
-
-fn uuid(bytes: &[u8]) -> String {
-    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    [&hex[..4], &hex[4..6], &hex[6..8], &hex[8..10], &hex[10..]].map(<[String]>::concat).join("-")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -200,16 +174,11 @@ mod tests {
         assert_eq!(decimal(7, -2), "700");
     }
 
-    #[test]
-    fn uuids_have_hyphens() {
-        assert_eq!(uuid(&[0xab; 16]), "abababab-abab-abab-abab-abababababab");
-    }
-
     proptest! {
         #[test]
         fn sqlite_reads_the_dates_we_write(seconds in -62_167_219_200_i64..253_402_300_799) {
             let conn = Connection::open_in_memory().unwrap();
-            let text = timestamp(seconds * 1_000_000);
+            let text = civil::timestamp_text(seconds * 1_000_000);
             let expected: String = conn.query_row("SELECT datetime(?1, 'unixepoch')", [seconds], |row| row.get(0)).unwrap();
             prop_assert_eq!(text, expected);
         }

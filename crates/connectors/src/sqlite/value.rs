@@ -56,6 +56,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ValueRef<'_>> {
     })
 }
 
+/// A native value as a person reads it: a text as it is, a blob in SQL's own form.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    match decode(bytes) {
+        Ok(ValueRef::Null) | Err(_) => "NULL".to_owned(),
+        Ok(ValueRef::Integer(number)) => number.to_string(),
+        Ok(ValueRef::Real(number)) => format!("{number:?}"),
+        Ok(ValueRef::Text(text)) => String::from_utf8_lossy(text).into_owned(),
+        Ok(ValueRef::Blob(bytes)) => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("x'{hex}'")
+        }
+    }
+}
+
 /// A value that is kept: its native form, `None` for NULL. Texts need not be UTF-8, so rusqlite's own form will not do.
 pub(super) type Owned = Option<Vec<u8>>;
 

@@ -1,60 +1,107 @@
-//! Finding the rows in which two sides differ, without moving the others. Pure: no I/O, clock or randomness.
+//! Comparing two sides without a log: what differs, at the cost of reading each side once.
 //!
 //! ```text
-//! left rows ──▶ Scan ─┐ digest, then cells     ┌─ Scan ◀── right rows        (one scan a side, in parallel, any order)
-//!                     └─ Asker ── Request ───▶ answer
-//!                           ◀───── Reply ──────┘
-//!                           └─▶ Equal | Different(rows, with keys) | Ranges | TooLarge
+//! source ── chunks ──▶ encoder ─▶ sketch ─┐
+//!                                         ├─▶ difference ──▶ keys ──▶ rows of both sides, shown
+//! destination ─ chunks ─▶ encoder ─▶ sketch ─┘
 //! ```
 //!
-//! A row is two byte slices: the canonical encodings of its key columns and of all its columns. Each side hashes its rows
-//! with the comparison's [`HashKey`] and sums them up in a [`Scan`]: a [`TableDigest`], which decides equality, and a
-//! foldable [`Sketch`]. The two sketches' difference decodes to the differing rows. Nothing depends on an order, a
-//! collation, an index or a type of key, so any two systems compare.
+//! | module | what it is for |
+//! |---|---|
+//! | `pairing` | which columns are compared with each other, and as what |
+//! | `encoder` | rows in the one canonical encoding; `keys`: the way back |
+//! | `side` | a table read as encoded rows, in parallel, in no order |
+//! | [`sketches`] | digests and set differences of rows, pure |
+//! | `table` | the comparison of one table |
 //!
-//! - *Keys* up to [`KEY_BYTES_MAX`] bytes come out of the sketch. Of longer ones only the hash does: [`Lookup`] finds them
-//!   in a second scan of the key columns. [`Scan::long_keys`] says beforehand whether there are any.
-//! - *Without a key* ([`Identity::WholeRow`]) tables are counted multisets: the difference says how many more of a row a
-//!   side has, up to 2³¹ − 1; beyond that it does not decode. The rows themselves are found by a second scan.
-//! - *Repeated keys*: a key that more than one differing row of a side has is [`Difference::repeated`], never an update.
-//! - *Large differences*: a sketch of m cells takes 64·m bytes in memory and shows up to [`SketchSize::capacity`] rows, an
-//!   update counting twice. Beyond that the comparison is cut by prefixes of the key hash ([`KeyRange`]), each range with a
-//!   scan of its own, up to a bound of the caller's; beyond that it is a case for the guard, with an estimate.
-//! - *A wrong difference* needs two rows of the same 96-bit hash (2⁻⁹⁶ for each pair of rows of one key), or a cell that
-//!   looks pure and is not (2⁻⁶⁴ for each cell looked at), of which the traces cancel out as well.
-//! - *A hostile side* can lie about its own rows; that is for the guard and for who reads the rows. It cannot make this
-//!   module panic, loop, or take more memory than was asked of it (`wire.rs`, `decode.rs`).
-//!
-//! Where this departs from the first design: cells have no sum of key hashes. The key XOR carries the hash of a key that
-//! is too long, and what would be the key hashes' sum is the sum of checks, which also recognises rows that are there
-//! several times (`cell.rs`). Row hashes have 96 bits, the sums of them 128 (`hash.rs`).
-//!
-//! Not here: the encoding of rows, reading them, transport, the guard, and repair.
+//! Both sides are read as any snapshot is. Rows of two systems of one family whose columns have the same types are hashed as
+//! they come, without being decoded.
 
-mod cell;
-mod decode;
-mod difference;
-mod digest;
-mod error;
-mod hash;
-mod message;
-mod negotiate;
-mod range;
-mod scan;
-mod sketch;
-#[cfg(test)]
-mod tests;
-mod wire;
+mod encoder;
+mod keys;
+mod pairing;
+mod side;
+pub mod sketches;
+mod table;
 
-pub use cell::{KEY_BYTES_MAX, KeyRef};
-pub use decode::Decoded;
-pub use difference::{ChangedRow, Difference, DifferingRow, Lookup, RepeatedKey};
-pub use digest::TableDigest;
-pub use error::DiffError;
-pub use hash::{HashKey, KeyHash, RowHash};
-pub use message::{CellRun, Opening, Reply, Request};
-pub use negotiate::{Asker, Outcome, Step, Traffic, answer, answer_bytes, compare};
-pub use range::{KeyRange, RangePlan};
-pub use scan::{Identity, Scan};
-pub use sketch::{Sketch, SketchSize};
-pub use wire::VERSION;
+use std::sync::Arc;
+
+use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId, TablePattern, TableSchema};
+
+pub use encoder::Encoder;
+pub use pairing::{Class, ComparedColumn, Pairing};
+pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff, compare};
+
+/// Finds the selected tables on both sides and brings each pair to the same columns.
+///
+/// A table of the source is compared with the one of its mapped name; at a destination that knows no schemas, with the only
+/// one of its name.
+///
+/// # Errors
+/// Configuration if the destination lacks a table or a column, or if two types cannot be compared.
+pub async fn pair_tables(
+    source: &Arc<dyn Source>,
+    destination: &Arc<dyn Source>,
+    selection: &Selection,
+    map: &SchemaMap,
+) -> Result<Vec<Pairing>> {
+    let native = pairing::may_be_native(source.family(), destination.family());
+    let first = if native { Carry::Native } else { Carry::Typed };
+    let pairs = discover(source, destination, selection, map, first).await?;
+    let mut pairings = Vec::with_capacity(pairs.len());
+    let mut typed = None;
+    for (left, right) in pairs {
+        let pairing = match pairing::native(&left, &right).filter(|_| native) {
+            Some(pairing) => pairing,
+            None if native => {
+                if typed.is_none() {
+                    typed = Some(discover(source, destination, selection, map, Carry::Typed).await?);
+                }
+                let of_table = |(other, _): &&(TableSchema, TableSchema)| other.id == left.id;
+                let pair = typed.iter().flatten().find(of_table);
+                let (left, right) = pair.ok_or_else(|| vanished(&left.id))?;
+                pairing::typed(left, right)?
+            }
+            None => pairing::typed(&left, &right)?,
+        };
+        pairings.push(pairing);
+    }
+    Ok(pairings)
+}
+
+async fn discover(
+    source: &Arc<dyn Source>,
+    destination: &Arc<dyn Source>,
+    selection: &Selection,
+    map: &SchemaMap,
+    carry: Carry,
+) -> Result<Vec<(TableSchema, TableSchema)>> {
+    let left = source.discover(&Selection { carry, ..selection.clone() }).await?;
+    let names = left.iter().map(|table| TablePattern::new(&format!("*.{}", table.id.name)));
+    let include = names.collect::<Result<_>>()?;
+    let right = destination.discover(&Selection { include, ..Selection::all(carry) }).await;
+    let right = right.map_err(|error| error.context("looking for the tables at the destination"))?;
+    let found = left.into_iter().map(|table| {
+        let at = counterpart(&map.map(&table.id), &right);
+        let at = at.ok_or_else(|| no_counterpart(&table.id, &map.map(&table.id)))?.clone();
+        Ok((table, at))
+    });
+    found.collect()
+}
+
+fn counterpart<'a>(id: &TableId, tables: &'a [TableSchema]) -> Option<&'a TableSchema> {
+    let mut named = tables.iter().filter(|table| table.id.name == id.name);
+    let exact = tables.iter().find(|table| table.id == *id);
+    let schemas: std::collections::BTreeSet<_> = tables.iter().map(|table| &table.id.schema).collect();
+    exact.or_else(|| named.next().filter(|_| schemas.len() == 1 && named.next().is_none()))
+}
+
+fn no_counterpart(table: &TableId, wanted: &TableId) -> Error {
+    Error::configuration(format!("the destination has no table {wanted}"))
+        .with_table(table)
+        .with_remedy("say where it is with --schema-map FROM=TO, or leave it out with --exclude")
+}
+
+fn vanished(table: &TableId) -> Error {
+    Error::configuration("the table went away while it was looked at").with_table(table)
+}

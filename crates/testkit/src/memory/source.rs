@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, CutPlan, Error, Family, Finding, ReadMark, Result,
-    Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Family, Finding, ReadMark,
+    Result, Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
 };
 
 use super::cut::{Ledger, first_key, is_whole};
@@ -357,6 +357,10 @@ impl Snapshots for MemorySource {
             })))
         };
         self.faults.around(Step::Read, read).await
+    }
+
+    fn show(&self, _column: &Column, value: &[u8]) -> String {
+        String::from_utf8_lossy(value).into_owned()
     }
 
     async fn read_keys(

@@ -107,6 +107,9 @@ impl Snapshots for Flawed {
             read => read,
         })
     }
+    fn show(&self, column: &Column, value: &[u8]) -> String {
+        self.snapshots().show(column, value)
+    }
     async fn read_keys(
         &self,
         table: &Arc<TableSchema>,

@@ -8,12 +8,14 @@
 //! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
+//! | `diff` | what differs is found, and nothing else |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `signals` | Ctrl-C and SIGTERM |
 //! | `waiting` | who is waited for is said |
 
 mod circle;
+mod diff;
 mod memory;
 mod pair;
 mod plain;

@@ -17,6 +17,7 @@ mod hex;
 mod identity;
 mod pool;
 mod setup;
+mod show;
 mod snapshot;
 mod stream;
 mod typed;

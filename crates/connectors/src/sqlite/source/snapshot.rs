@@ -19,8 +19,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use rusqlite::{Connection, params_from_iter};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, CutPlan, Error, PipelineName, ReadMark, Result,
-    SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, PipelineName, ReadMark,
+    Result, SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
 };
 use tokio::task::JoinHandle;
 
@@ -138,6 +138,10 @@ impl Snapshots for SqliteSource {
             })
             .await?;
         Ok(ChunkRead::Reading(Box::new(reader)))
+    }
+
+    fn show(&self, _column: &Column, value: &[u8]) -> String {
+        value::shown(value)
     }
 
     async fn read_keys(

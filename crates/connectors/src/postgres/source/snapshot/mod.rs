@@ -7,9 +7,11 @@
 //! | `range` | a chunk as the ledger remembers it |
 //! | `holder` | a snapshot that outlives the chunks read in it |
 //! | `read`, `keys` | chunks and single rows being read |
+//! | `bulk` | a chunk's pieces cut into rows |
 //! | `mark`, `order` | what a read saw; which key comes first |
 //! | `cut` | verdicts over the changes of the window |
 
+mod bulk;
 mod cut;
 mod holder;
 mod keys;
@@ -25,9 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use async_trait::async_trait;
+use syncline_core::encoding::BulkRows;
 use syncline_core::{
-    Chunk, ChunkPlan, ChunkRead, CutPlan, Error, ReadMark, Result, RowKey, SnapshotOptions, Snapshots,
-    TableId, TableSchema, TableState,
+    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Error, ReadMark, Result, RowKey, SnapshotOptions,
+    Snapshots, TableId, TableSchema, TableState,
 };
 
 use self::cut::Cutter;
@@ -38,6 +41,7 @@ use self::range::Range;
 use self::read::{Begun, Request, Rows};
 use self::survey::{LeadingKey, Survey};
 use super::pool::Pool;
+use super::{show, typed};
 use crate::postgres::connect::Session;
 use crate::postgres::{error, quote};
 
@@ -298,6 +302,14 @@ impl Snapshots for Snapshotter {
             Begun::SnapshotLost => ChunkRead::StartOver(LOST.to_owned()),
             Begun::Rewritten => ChunkRead::StartOver(REWRITTEN.to_owned()),
         })
+    }
+
+    fn bulk_rows(&self, table: &TableSchema) -> Option<Box<dyn BulkRows>> {
+        (!typed::is_typed(table)).then(|| bulk::rows_of(table))
+    }
+
+    fn show(&self, column: &Column, value: &[u8]) -> String {
+        show::value(column, value)
     }
 
     async fn read_keys(

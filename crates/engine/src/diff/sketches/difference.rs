@@ -111,8 +111,8 @@ impl Difference {
 /// What a second scan looks for: rows that the sketch could not name.
 #[derive(Debug, Clone)]
 pub struct Lookup {
-    hash_key: HashKey,
-    keys: HashSet<KeyHash>,
+    pub(super) hash_key: HashKey,
+    pub(super) keys: HashSet<KeyHash>,
     rows: HashSet<RowHash>,
 }
 

@@ -1,0 +1,167 @@
+//! One side of a comparison: a table that is read as encoded rows, in parallel and in no order.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use syncline_core::encoding::{self, BulkRows};
+use syncline_core::{
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Result, SnapshotOptions, Snapshots, Source,
+    TablePhase, TableSchema, TableState,
+};
+use tokio::task::JoinSet;
+
+use super::encoder::Encoder;
+use super::keys;
+use super::pairing::ComparedColumn;
+
+/// Keys asked for at once.
+const KEYS_MAX: usize = 1_000;
+
+/// All rows at one moment as far as the source can: nothing follows that would need anything else.
+const OPTIONS: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false };
+
+/// A table of one side.
+#[derive(Clone)]
+pub(super) struct Side {
+    source: Arc<dyn Source>,
+    pub(super) table: Arc<TableSchema>,
+    columns: Arc<[ComparedColumn]>,
+    key_columns: usize,
+    /// Chunks read at the same time.
+    readers: usize,
+    /// Rows read so far.
+    rows: Arc<AtomicU64>,
+}
+
+/// An encoded row with its key's part of it.
+pub(super) struct EncodedRow<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) row: &'a [u8],
+}
+
+impl Side {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        table: Arc<TableSchema>,
+        columns: Arc<[ComparedColumn]>,
+        key_columns: usize,
+        readers: usize,
+        rows: Arc<AtomicU64>,
+    ) -> Self {
+        Self { source, table, columns, key_columns, readers: readers.max(1), rows }
+    }
+
+    pub(super) fn snapshots(&self) -> Result<&dyn Snapshots> {
+        snapshots(self.source.as_ref())
+    }
+
+    /// Reads every row once. Each reader folds into a value of its own; the values come back in no order.
+    pub(super) async fn read<T, F>(&self, new: impl Fn() -> T, row: F) -> Result<Vec<T>>
+    where
+        T: Send + 'static,
+        F: Fn(&mut T, EncodedRow<'_>) -> Result<()> + Clone + Send + Sync + 'static,
+    {
+        let chunks = match self.snapshots()?.plan(&self.table, &unread(), OPTIONS).await? {
+            ChunkPlan::Chunks(chunks) => chunks,
+            ChunkPlan::StartOver(why) => return Err(self.lost(&why)),
+        };
+        let readers = self.readers.min(chunks.len()).max(1);
+        let waiting = Arc::new(Mutex::new(VecDeque::from(chunks)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..readers {
+            let (side, waiting, mut folded, row) = (self.clone(), Arc::clone(&waiting), new(), row.clone());
+            tasks.spawn(async move {
+                while let Some(chunk) = next(&waiting) {
+                    side.read_chunk(&chunk, |each| row(&mut folded, each)).await?;
+                }
+                Ok::<T, Error>(folded)
+            });
+        }
+        let mut folded = Vec::with_capacity(readers);
+        while let Some(done) = tasks.join_next().await {
+            folded.push(done.map_err(|error| Error::bug("a reader panicked").with_source(error))??);
+        }
+        self.snapshots()?.finish(&self.table.id).await;
+        Ok(folded)
+    }
+
+    async fn read_chunk(
+        &self,
+        chunk: &Chunk,
+        mut row: impl FnMut(EncodedRow<'_>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let snapshots = self.snapshots()?;
+        let mut reader = match snapshots.read(&self.table, chunk).await? {
+            ChunkRead::Reading(reader) => reader,
+            ChunkRead::StartOver(why) => return Err(self.lost(&why)),
+        };
+        let mut cutter: Option<Box<dyn BulkRows>> = snapshots.bulk_rows(&self.table);
+        let encoder = Encoder::new(&self.columns);
+        while let Some(part) = reader.next().await? {
+            let mut count = 0;
+            let mut each = |encoded: &[u8]| {
+                count += 1;
+                row(self.split(encoded)?)
+            };
+            match (part, &mut cutter) {
+                (ChunkPart::Rows(batch), _) => encoder.rows(&batch, &mut each)?,
+                (ChunkPart::Bulk(bulk), Some(cutter)) => cutter.cut(&bulk.bytes, &mut each)?,
+                (ChunkPart::Bulk(_), None) => return Err(Error::bug("a bulk stream that nobody can cut")),
+            }
+            self.rows.fetch_add(count, Ordering::Relaxed);
+        }
+        match &mut cutter {
+            Some(cutter) => cutter.end(),
+            None => Ok(()),
+        }
+    }
+
+    fn split<'a>(&self, row: &'a [u8]) -> Result<EncodedRow<'a>> {
+        let key = encoding::prefix(row, self.key_columns);
+        let key = key.ok_or_else(|| Error::bug("an encoded row is shorter than its key"))?;
+        Ok(EncodedRow { key: &row[..key], row })
+    }
+
+    /// The rows of these encoded keys, encoded; keys without a row are left out, and so are keys that this side would write
+    /// in another way than the encoding says.
+    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(KEYS_MAX) {
+            let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
+            let (rows, _) = self.snapshots()?.read_keys(&self.table, &batch).await?;
+            self.encode(&rows, &mut |row| {
+                let EncodedRow { key, row } = self.split(row)?;
+                found.push((key.into(), row.into()));
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn encode(&self, rows: &RecordBatch, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        Encoder::new(&self.columns).rows(rows, each)
+    }
+
+    /// A snapshot that is lost is worth another try: from the beginning, for what was read does not fit any more.
+    fn lost(&self, why: &str) -> Error {
+        Error::new(ErrorKind::Retriable, why).with_table(&self.table.id)
+    }
+}
+
+/// The ability to read, which every side of a comparison needs.
+fn snapshots(source: &dyn Source) -> Result<&dyn Snapshots> {
+    source
+        .snapshots()
+        .ok_or_else(|| Error::configuration(format!("{} cannot be read as a whole", source.address())))
+}
+
+fn next(waiting: &Mutex<VecDeque<Chunk>>) -> Option<Chunk> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+/// A table of which nothing was read yet.
+fn unread() -> TableState {
+    TableState { phase: TablePhase::Snapshot, generation: 1, chunks: [].into(), rereads: [].into() }
+}
