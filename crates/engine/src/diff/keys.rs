@@ -42,7 +42,7 @@ pub(super) fn batch(
 
 fn array(class: Class, column: &Column, values: &[Value<'_>]) -> Result<ArrayRef> {
     let arrow = column.arrow_type();
-    let number = |value: &Value<'_>| value.and_then(|bytes| whole(bytes));
+    let number = |value: &Value<'_>| value.and_then(whole);
     macro_rules! numbers {
         ($array:ty) => {
             Arc::new(values.iter().map(|v| number(v)?.try_into().ok()).collect::<$array>())

@@ -317,7 +317,7 @@ impl Comparison<'_> {
                 (1, 1) => Kind::Changed,
                 _ => Kind::Repeated,
             };
-            let (left, right) = (left.first(), right.first());
+            let (left, right) = (left.first().map(AsRef::as_ref), right.first().map(AsRef::as_ref));
             let key = self.show(key, &self.columns[..self.key_columns], &self.left)?;
             shown.push(RowDifference { kind, key, columns: self.columns(left, right)? });
         }
@@ -345,14 +345,14 @@ impl Comparison<'_> {
         Ok(shown)
     }
 
-    fn columns(&self, left: Option<&Box<[u8]>>, right: Option<&Box<[u8]>>) -> Result<Vec<ColumnDifference>> {
-        let show = |row: Option<&Box<[u8]>>, side: &Side| match row {
+    fn columns(&self, left: Option<&[u8]>, right: Option<&[u8]>) -> Result<Vec<ColumnDifference>> {
+        let show = |row: Option<&[u8]>, side: &Side| match row {
             Some(row) => self.show(row, self.columns, side).map(Some),
             None => Ok(None),
         };
         let (at_left, at_right) = (show(left, &self.left)?, show(right, &self.right)?);
-        let encoded = |row: Option<&Box<[u8]>>| -> Result<Vec<Option<Vec<u8>>>> {
-            let values = row.map_or_else(|| Ok(Vec::new()), |row| encoding::values(row))?;
+        let encoded = |row: Option<&[u8]>| -> Result<Vec<Option<Vec<u8>>>> {
+            let values = row.map_or_else(|| Ok(Vec::new()), encoding::values)?;
             Ok(values.into_iter().map(|value| value.map(<[u8]>::to_vec)).collect())
         };
         let (left, right) = (encoded(left)?, encoded(right)?);

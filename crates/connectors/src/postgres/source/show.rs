@@ -54,7 +54,7 @@ fn whole(bytes: &[u8]) -> Option<i64> {
 fn numeric(bytes: &[u8]) -> Option<String> {
     let words: Vec<i16> = bytes.chunks_exact(2).map(|word| i16::from_be_bytes([word[0], word[1]])).collect();
     let (&[count, weight, sign, scale], digits) = words.split_first_chunk::<4>()?;
-    if usize::try_from(count).ok()? != digits.len() || bytes.len() % 2 != 0 {
+    if usize::try_from(count).ok()? != digits.len() || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let sign = match sign.cast_unsigned() {

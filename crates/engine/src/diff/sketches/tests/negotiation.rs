@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A kind of key: from its number to its encoded bytes.
+type MakeKey = fn(u64) -> Vec<u8>;
+
 fn sides(rows: u64, updates: u64, key_of: impl Fn(u64) -> Vec<u8>) -> (Rows, Rows) {
     let left: Rows = (0..rows).map(|number| (key_of(number), number)).collect();
     let mut right = left.clone();
@@ -32,7 +35,7 @@ fn a_thousand_updates_cost_less_than_200_kb() {
     let uuid =
         |number: u64| column(&[scattered(number).to_be_bytes(), scattered(!number).to_be_bytes()].concat());
     let text = |number: u64| column(format!("{:020}", scattered(number)).as_bytes());
-    let kinds: [(&str, fn(u64) -> Vec<u8>); 4] =
+    let kinds: [(&str, MakeKey); 4] =
         [("number", number), ("random", random), ("uuid", uuid), ("text of 20", text)];
     for (name, key_of) in kinds {
         let key = hash_key(1);
