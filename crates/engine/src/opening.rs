@@ -247,10 +247,9 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
         changes.push(Change::Origin(origin.identity.clone()));
         changes.push(Change::Open { lane: Lane::Main, at: origin.confirmed.clone() });
     }
-    let begin = attempt.origin.as_ref().map(|origin| match &main {
-        Some(_) => origin.end.clone(),
-        None => origin.confirmed.clone(),
-    });
+    // Where the main lane stands, also for a table it never had: a renamed one is captured before we know it, so its
+    // changes may be in the log from there on. Its chunks, read after everything that ran at the opening, have seen them.
+    let begin = main.or_else(|| attempt.origin.as_ref().map(|origin| origin.confirmed.clone()));
     let again = snapshot_again(attempt);
     for table in attempt.tables.values() {
         match attempt.table_state(&table.id) {
@@ -258,8 +257,7 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
             Some(state) if again || reread_wanted(attempt, state.phase) => {
                 attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
-                // Its changes still come from where the main lane stands: they are its own again, and are counted there.
-                changes.extend(open_lane(table, main.as_ref().or(begin.as_ref())));
+                changes.extend(open_lane(table, begin.as_ref()));
             }
             Some(_) => attempt.session.extend(table).await?,
         }
