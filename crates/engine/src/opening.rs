@@ -12,7 +12,7 @@ use syncline_core::{
     LoadKind, Origin, Part, Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId,
     TablePhase, TableSchema,
 };
-use syncline_journal::{Interest, Journal, Need, Options};
+use syncline_journal::{Journal, Options};
 
 use crate::attempt::{Attempt, Context};
 use crate::pipeline::Mode;
@@ -336,14 +336,7 @@ async fn open_journal(attempt: &Attempt) -> Result<()> {
 /// A lane that stands before the place from which on the journal has everything for it.
 fn lane_set_back(attempt: &Attempt, journal: &Journal) -> Result<Option<Lane>> {
     let Some(needs) = journal.freed_by()? else { return Ok(None) };
-    let needed = |lane: &Lane| {
-        let of_lane = |need: &&Need| match (&need.tables, lane) {
-            (Interest::Only(id), Lane::Table(table)) => id == table,
-            (Interest::AllExcept(_), Lane::Main) => true,
-            (Interest::Only(_) | Interest::AllExcept(_), _) => false,
-        };
-        needs.iter().find(of_lane).map(|need| &need.after)
-    };
+    let needed = |lane: &Lane| needs.iter().find(|need| need.tables.lane() == *lane).map(|need| &need.after);
     // Then in no lane of its own, a table's changes were the main lane's.
     let main = needed(&Lane::Main);
     let checkpoint = attempt.checkpoint();
