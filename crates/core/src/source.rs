@@ -250,8 +250,6 @@ pub struct Origin {
     pub created: bool,
     /// What identifies the log (system, timeline, slot). A different one than remembered is a gap.
     pub identity: String,
-    /// The log's end, read after everything was set up: where the window of a table added later begins.
-    pub end: Position,
     /// What [`Streams::settled`] waits for, taken after everything was set up.
     pub barrier: String,
 }

@@ -121,9 +121,6 @@ impl LaneReader {
 
     /// What the journal must keep for this lane.
     pub(crate) fn interest(&self, apart: &BTreeSet<TableId>) -> Interest {
-        match &self.lane {
-            Lane::Main => Interest::AllExcept(apart.clone()),
-            Lane::Table(id) => Interest::Only(id.clone()),
-        }
+        Interest::of(&self.lane, apart)
     }
 }

@@ -12,7 +12,7 @@ use syncline_core::{
     LoadKind, Origin, Part, Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId,
     TablePhase, TableSchema,
 };
-use syncline_journal::{Interest, Journal, Need, Options};
+use syncline_journal::{Journal, Options};
 
 use crate::attempt::{Attempt, Context};
 use crate::pipeline::Mode;
@@ -247,10 +247,9 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
         changes.push(Change::Origin(origin.identity.clone()));
         changes.push(Change::Open { lane: Lane::Main, at: origin.confirmed.clone() });
     }
-    let begin = attempt.origin.as_ref().map(|origin| match &main {
-        Some(_) => origin.end.clone(),
-        None => origin.confirmed.clone(),
-    });
+    // Where the main lane stands, also for a table it never had: a renamed one is captured before we know it, so its
+    // changes may be in the log from there on. Its chunks, read after everything that ran at the opening, have seen them.
+    let begin = main.or_else(|| attempt.origin.as_ref().map(|origin| origin.confirmed.clone()));
     let again = snapshot_again(attempt);
     for table in attempt.tables.values() {
         match attempt.table_state(&table.id) {
@@ -258,8 +257,7 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
             Some(state) if again || reread_wanted(attempt, state.phase) => {
                 attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
-                // Its changes still come from where the main lane stands: they are its own again, and are counted there.
-                changes.extend(open_lane(table, main.as_ref().or(begin.as_ref())));
+                changes.extend(open_lane(table, begin.as_ref()));
             }
             Some(_) => attempt.session.extend(table).await?,
         }
@@ -338,14 +336,7 @@ async fn open_journal(attempt: &Attempt) -> Result<()> {
 /// A lane that stands before the place from which on the journal has everything for it.
 fn lane_set_back(attempt: &Attempt, journal: &Journal) -> Result<Option<Lane>> {
     let Some(needs) = journal.freed_by()? else { return Ok(None) };
-    let needed = |lane: &Lane| {
-        let of_lane = |need: &&Need| match (&need.tables, lane) {
-            (Interest::Only(id), Lane::Table(table)) => id == table,
-            (Interest::AllExcept(_), Lane::Main) => true,
-            (Interest::Only(_) | Interest::AllExcept(_), _) => false,
-        };
-        needs.iter().find(of_lane).map(|need| &need.after)
-    };
+    let needed = |lane: &Lane| needs.iter().find(|need| need.tables.lane() == *lane).map(|need| &need.after);
     // Then in no lane of its own, a table's changes were the main lane's.
     let main = needed(&Lane::Main);
     let checkpoint = attempt.checkpoint();

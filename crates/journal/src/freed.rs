@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use syncline_core::{Error, ErrorKind, Position, Result};
 
 use crate::failure::disk;
-use crate::need::{Interest, Need};
+use crate::need::Need;
 use crate::segment_file::sync_dir;
 
 fn path_in(dir: &Path) -> PathBuf {
@@ -35,13 +35,9 @@ pub(crate) fn remember(dir: &Path, needs: &[Need], to: &Position) -> Result<()> 
 
 /// A lane stands beyond what is freed of it now, and beyond what was freed before.
 fn freed(need: &Need, to: &Position, before: &[Need]) -> Need {
-    let same_lane = |old: &&Need| match (&old.tables, &need.tables) {
-        (Interest::Only(old), Interest::Only(new)) => old == new,
-        (Interest::AllExcept(_), Interest::AllExcept(_)) => true,
-        (Interest::Only(_) | Interest::AllExcept(_), _) => false,
-    };
+    let lane = need.tables.lane();
     let now = to.min(&need.after);
-    let earlier = before.iter().find(same_lane).map(|old| &old.after);
+    let earlier = before.iter().find(|old| old.tables.lane() == lane).map(|old| &old.after);
     Need { after: earlier.map_or(now, |earlier| earlier.max(now)).clone(), tables: need.tables.clone() }
 }
 

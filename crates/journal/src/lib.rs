@@ -7,7 +7,7 @@
 //! A journal is a directory of segments, `NNNNNNNN.seg`, each a run of frames: a header, then for each sync a group mark
 //! and what was synced: tables (JSON, once per shape), entries, and their batches (Arrow IPC), all with checksums.
 //!
-//! Not here: what a lane or a checkpoint is, when the source is acknowledged, and what to do when a waiting lane pins
+//! Not here: where lanes stand, what a checkpoint is, when the source is acknowledged, and what to do when a waiting lane pins
 //! too much. The engine decides these from [`Journal::durable`] and [`Journal::usage`].
 
 mod batch_frame;

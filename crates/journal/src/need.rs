@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use syncline_core::{Position, TableId};
+use syncline_core::{Lane, Position, TableId};
 
 /// What one lane still needs: the entries that end after `after`, as far as they have changes of its tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct Need {
     pub tables: Interest,
 }
 
-/// A set of tables.
+/// The tables of a lane. Which lane that is, and which tables a lane has, is said here alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interest {
@@ -25,6 +25,24 @@ pub enum Interest {
 }
 
 impl Interest {
+    /// The tables of `lane`, while those of `apart` have lanes of their own.
+    #[must_use]
+    pub fn of(lane: &Lane, apart: &BTreeSet<TableId>) -> Self {
+        match lane {
+            Lane::Main => Self::AllExcept(apart.clone()),
+            Lane::Table(id) => Self::Only(id.clone()),
+        }
+    }
+
+    /// The lane whose tables these are.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Only(id) => Lane::Table(id.clone()),
+            Self::AllExcept(_) => Lane::Main,
+        }
+    }
+
     /// Whether a table is in the set.
     #[must_use]
     pub fn covers(&self, table: &TableId) -> bool {
@@ -47,4 +65,20 @@ pub struct Usage {
     /// Bytes of changes that each [`Need`] of the last [`crate::Journal::retain`] still pins on disk, in its order.
     /// Counted by segment: a segment in which a lane stands counts with all changes of the lane's tables.
     pub needed: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_has_its_tables_and_tables_have_their_lane() {
+        let id = TableId::new("public", "a");
+        for apart in [BTreeSet::new(), BTreeSet::from([id.clone()])] {
+            for lane in [Lane::Main, Lane::Table(id.clone())] {
+                assert_eq!(Interest::of(&lane, &apart).lane(), lane);
+            }
+            assert_eq!(Interest::of(&Lane::Main, &apart).covers(&id), apart.is_empty());
+        }
+    }
 }

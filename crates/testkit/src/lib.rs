@@ -6,6 +6,7 @@
 pub mod compare;
 pub mod conformance;
 pub mod memory;
+pub mod pgbouncer;
 pub mod ports;
 pub mod postgres;
 pub mod process;

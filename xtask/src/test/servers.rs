@@ -11,32 +11,45 @@ use crate::command::require;
 /// The oldest major version that the tests run against.
 const OLDEST_MAJOR: u32 = 14;
 /// Debian's metapackage: server, psql and pgbench of the release's own version.
-const PACKAGE: &str = "postgresql";
+const POSTGRES: &str = "postgresql";
+/// A pooler to stand before it.
+const POOLER: &str = "pgbouncer";
 /// Where Debian's init scripts ask whether a freshly installed service may start.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Makes sure that PostgreSQL's programs are there. Nothing is started: each test starts its own server.
+/// Makes sure that PostgreSQL's programs and a pooler's are there. Nothing is started: each test starts its own server.
 pub(super) fn require_postgres() -> Outcome {
-    if postgres_is_installed() {
+    let missing: Vec<&str> = missing();
+    if missing.is_empty() {
         return Ok(());
     }
-    if std::env::var_os("SYNCLINE_PG_BIN").is_some() {
+    if missing.contains(&POSTGRES) && std::env::var_os("SYNCLINE_PG_BIN").is_some() {
         return Err("SYNCLINE_PG_BIN names a directory without `postgres`, `initdb` and `psql`".to_owned());
     }
     if !(is_root() && Path::new("/usr/bin/apt-get").exists()) {
         return Err(format!(
-            "the tests need PostgreSQL {OLDEST_MAJOR} or newer (initdb, postgres, psql, pgbench).\n\
-             Debian, Ubuntu: sudo apt-get install --no-install-recommends {PACKAGE}\n\
-             elsewhere: set SYNCLINE_PG_BIN to the bin directory of an installation\n\
-             without it: cargo xtask test --only sqlite"
+            "the tests need PostgreSQL {OLDEST_MAJOR} or newer (initdb, postgres, psql, pgbench) and PgBouncer.\n\
+             Debian, Ubuntu: sudo apt-get install --no-install-recommends {}\n\
+             elsewhere: set SYNCLINE_PG_BIN to the bin directory of an installation, have pgbouncer in PATH\n\
+             without them: cargo xtask test --only sqlite",
+            missing.join(" ")
         ));
     }
-    install()?;
-    if postgres_is_installed() {
-        Ok(())
-    } else {
-        Err(format!("{PACKAGE} is installed, but holds no PostgreSQL {OLDEST_MAJOR}+"))
+    install(&missing)?;
+    match self::missing().as_slice() {
+        [] => Ok(()),
+        [POSTGRES, ..] => Err(format!("{POSTGRES} is installed, but holds no PostgreSQL {OLDEST_MAJOR}+")),
+        [package, ..] => Err(format!("{package} is installed, but its program is not found")),
     }
+}
+
+/// The packages whose programs are not here.
+fn missing() -> Vec<&'static str> {
+    let postgres = (!postgres_is_installed()).then_some(POSTGRES);
+    let pooler = (!["/usr/sbin", "/usr/local/sbin"].iter().any(|dir| Path::new(dir).join(POOLER).is_file())
+        && !is_in_path(POOLER))
+    .then_some(POOLER);
+    postgres.into_iter().chain(pooler).collect()
 }
 
 fn postgres_is_installed() -> bool {
@@ -68,7 +81,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-fn install() -> Outcome {
+fn install(packages: &[&str]) -> Outcome {
     let _policy = NoAutostart::begin()?;
     let apt_get = || {
         let mut command = Command::new("apt-get");
@@ -76,7 +89,7 @@ fn install() -> Outcome {
         command
     };
     require(apt_get().args(["update", "--quiet"]))?;
-    require(apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends", PACKAGE]))
+    require(apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages))
 }
 
 /// While it lives, an installed service is not started; the machine's own policy, if it has one, stays.

@@ -1,8 +1,16 @@
 //! SQL sessions: connected, secured, and set so that text forms never depend on the server's configuration.
 //!
+//! | module | what it is for |
+//! |---|---|
+//! | `server` | which server was reached: all sessions of an address must be at the same one |
+//! | `pooler` | what to do about a pooler in between |
+//! | `tls` | certificates and trust |
+//!
 //! TLS has one provider, `ring`, named explicitly: with a process-wide default the choice would belong to whoever
 //! came first.
 
+pub(crate) mod pooler;
+pub(crate) mod server;
 mod tls;
 
 use std::ops::Deref;
@@ -12,10 +20,11 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use syncline_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::error;
 use super::url::{Address, Host, SslMode};
+use server::Arrival;
 
 pub(crate) use tls::tls_config;
 
@@ -44,13 +53,6 @@ pub(crate) const SESSION_SETTINGS: &[(&str, &str)] = &[
     ("idle_session_timeout", "0"),
 ];
 
-/// The statement for settings that an older server would refuse as one of [`SESSION_SETTINGS`]; `version` as the server
-/// reports it (`17.5`).
-pub(crate) fn later_settings(version: &str) -> Option<&'static str> {
-    let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()?;
-    (major >= 17).then_some("SET transaction_timeout = 0")
-}
-
 /// How long a connection may take, from the first packet to the end of authentication.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,37 +66,87 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    pooled: bool,
+}
+
+/// What a startup packet of a SQL session carries.
+enum Startup<'a> {
+    /// The settings, and a marker by which the backend that got them is known.
+    Settings(&'a str),
+    /// Nothing that a pooler would not pass on.
+    Bare,
 }
 
 impl Session {
     /// Connects as `syncline/<purpose>`.
     ///
     /// # Errors
-    /// Configuration for wrong credentials or database, retriable for an unreachable server.
+    /// Configuration for wrong credentials or database, for another server than before, and for a pooler that does not
+    /// keep sessions; retriable for an unreachable server.
     pub(crate) async fn connect(address: &Address, purpose: &str) -> Result<Self> {
-        let config = config_of(address, purpose);
-        let connecting = async {
-            let connected = match Self::transported(&config, tls_config(address)?).await {
-                // As libpq does: who only prefers TLS goes on without it, on a connection of its own.
-                Err(error) if address.ssl_mode == SslMode::Prefer && tls::is_handshake(&error) => {
-                    tracing::debug!(error = %error, "the TLS handshake failed; going on without TLS");
-                    Self::transported(&config, None).await
-                }
-                connected => connected,
-            };
-            let (session, version) = connected.map_err(|error| refused(error, address))?;
-            if let Some(statement) = version.as_deref().and_then(later_settings) {
-                let done = session.batch_execute(statement).await;
-                done.map_err(|error| error::from_client(error, "setting up a session"))?;
-            }
-            Ok(session)
-        };
+        let connecting = Self::arrived(address, purpose);
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Retriable,
                 format!("{} did not answer within {} s", address.display(), CONNECT_TIMEOUT.as_secs()),
             ))
         })
+    }
+
+    /// Whether a pooler stands between us and the server.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.pooled
+    }
+
+    /// Connects, and makes sure of where the session has arrived.
+    async fn arrived(address: &Address, purpose: &str) -> Result<Self> {
+        if !address.pin.is_pooled() {
+            let marker = server::marker();
+            match Self::started(address, purpose, &Startup::Settings(&marker)).await {
+                Ok((session, version)) => {
+                    let arrival = session.arrival(&marker, version.as_deref()).await?;
+                    if arrival.marker.as_ref() == Some(&marker) {
+                        address.pin.hold(arrival.server, &address.display())?;
+                        return Ok(session);
+                    }
+                }
+                Err(error) if pooler::is_refusal(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (mut session, version) = pooler::connect(address, purpose).await?;
+        session.pooled = true;
+        let arrival = session.arrival("", version.as_deref()).await?;
+        address.pin.hold(arrival.server, &address.display())?;
+        Ok(session)
+    }
+
+    async fn arrival(&self, marker: &str, version: Option<&str>) -> Result<Arrival> {
+        let answer = self.simple_query(&server::arrival_query(marker, version)).await;
+        let answer = answer.map_err(|error| error::from_client(error, "setting up a session"))?;
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        server::arrival(|column| row?.get(column))
+    }
+
+    /// Connects; also the server's version.
+    async fn started(
+        address: &Address,
+        purpose: &str,
+        startup: &Startup<'_>,
+    ) -> Result<(Self, Option<String>)> {
+        let config = config_of(address, purpose, startup);
+        let connected = match Self::transported(&config, tls_config(address)?).await {
+            // As libpq does: who only prefers TLS goes on without it, on a connection of its own.
+            Err(error) if address.ssl_mode == SslMode::Prefer && tls::is_handshake(&error) => {
+                tracing::debug!(error = %error, "the TLS handshake failed; going on without TLS");
+                Self::transported(&config, None).await
+            }
+            connected => connected,
+        };
+        connected.map_err(|error| refused(error, address))
     }
 
     /// Connects with or without TLS; also the server's version.
@@ -123,7 +175,7 @@ impl Session {
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let version = connection.parameter("server_version").map(str::to_owned);
-        (Self { client, connection: tokio::spawn(drive(connection)) }, version)
+        (Self { client, connection: tokio::spawn(drive(connection)), pooled: false }, version)
     }
 }
 
@@ -151,15 +203,16 @@ where
     }
 }
 
-/// The `options` of a startup packet that set [`SESSION_SETTINGS`]; blanks and backslashes inside a value are escaped
-/// as the server's own splitting of this text demands.
-pub(crate) fn startup_options() -> String {
+/// The `options` of a startup packet that set [`SESSION_SETTINGS`] and the marker; blanks and backslashes inside a value
+/// are escaped as the server's own splitting of this text demands.
+pub(crate) fn startup_options(marker: &str) -> String {
     let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
-    let settings = SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
+    let all = SESSION_SETTINGS.iter().copied().chain([(server::MARKER, marker)]);
+    let settings = all.map(|(name, value)| format!("-c {name}={}", escaped(value)));
     settings.collect::<Vec<_>>().join(" ")
 }
 
-fn config_of(address: &Address, purpose: &str) -> Config {
+fn config_of(address: &Address, purpose: &str, startup: &Startup<'_>) -> Config {
     let mut config = Config::new();
     match &address.host {
         Host::Tcp { host, port } => config.host(host).port(*port),
@@ -168,11 +221,13 @@ fn config_of(address: &Address, purpose: &str) -> Config {
     if let Some(password) = &address.password {
         config.password(password);
     }
+    if let Startup::Settings(marker) = startup {
+        config.options(startup_options(marker));
+    }
     config
         .user(&address.user)
         .dbname(&address.database)
         .application_name(format!("syncline/{purpose}"))
-        .options(startup_options())
         .ssl_mode(match address.ssl_mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
@@ -226,17 +281,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_servers_that_know_a_setting_are_asked_for_it() {
-        assert_eq!(later_settings("17.5"), Some("SET transaction_timeout = 0"));
-        assert_eq!(later_settings("18beta1"), Some("SET transaction_timeout = 0"));
-        assert_eq!(later_settings("15.18 (Debian 15.18-0+deb12u1)"), None);
-        assert_eq!(later_settings(""), None);
-    }
-
-    #[test]
     fn startup_options_survive_the_servers_splitting() {
-        let options = startup_options();
+        let options = startup_options("7-0");
         assert!(options.contains("-c datestyle=ISO,\\ MDY "), "{options}");
         assert!(options.contains("-c search_path= "), "{options}");
+        assert!(options.ends_with("-c syncline.session=7-0"), "{options}");
     }
 }

@@ -5,8 +5,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use syncline_core::{Error, Result};
+
+use super::connect::server::Pin;
 
 /// Where PostgreSQL's packages put the socket, Debian's place first.
 const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -40,6 +43,8 @@ pub(crate) struct Address {
     pub(crate) ssl_mode: SslMode,
     /// PEM file of trusted roots; otherwise the system's.
     pub(crate) ssl_root_cert: Option<PathBuf>,
+    /// The server it leads to, once that is known.
+    pub(crate) pin: Arc<Pin>,
 }
 
 impl fmt::Debug for Address {
@@ -51,7 +56,7 @@ impl fmt::Debug for Address {
             .field("database", &self.database)
             .field("ssl_mode", &self.ssl_mode)
             .field("ssl_root_cert", &self.ssl_root_cert)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,6 +84,7 @@ impl Address {
             password: parts.password.or_else(|| env("PGPASSWORD")),
             ssl_mode: parts.ssl_mode.unwrap_or(SslMode::Prefer),
             ssl_root_cert: parts.ssl_root_cert,
+            pin: Arc::default(),
             user,
         })
     }
@@ -133,6 +139,9 @@ impl Parts {
 
     /// `host`, `host:port`, `[::1]:port`.
     fn read_place(&mut self, place: &str) -> Result<()> {
+        if place.contains(',') {
+            return Err(several_hosts());
+        }
         let (host, port) = if let Some(bracketed) = place.strip_prefix('[') {
             let (host, after) = bracketed
                 .split_once(']')
@@ -146,11 +155,6 @@ impl Parts {
         } else {
             place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port)))
         };
-        if place.contains(',') {
-            return Err(
-                malformed("it names several hosts").with_remedy("name the one server to be read or written")
-            );
-        }
         self.host = filled(decode(host)?);
         self.port = port.filter(|port| !port.is_empty()).map(port_number).transpose()?;
         Ok(())
@@ -161,7 +165,7 @@ impl Parts {
             pair.split_once('=').ok_or_else(|| malformed("a parameter of it has no value"))?;
         let value = decode(value)?;
         match name {
-            "host" if value.contains(',') => return Err(malformed("it names several hosts")),
+            "host" | "port" if value.contains(',') => return Err(several_hosts()),
             "host" => self.host = filled(value),
             "port" => self.port = Some(port_number(&value)?),
             "user" => self.user = filled(value),
@@ -176,6 +180,11 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// Which of them is meant may change between two sessions, and locks and positions mean something at one server only.
+fn several_hosts() -> Error {
+    malformed("it names several hosts").with_remedy("name the one server to be used, the primary")
 }
 
 fn malformed(what: &str) -> Error {
@@ -295,7 +304,17 @@ mod tests {
         let socket = Host::Socket { dir: PathBuf::from("/run/pg"), port: 5434 };
         assert_eq!(parse("postgres:///d?host=/run/pg&port=5434").unwrap().host, socket);
         assert_eq!(parse("postgres://%2Frun%2Fpg:5434/d").unwrap().host, socket);
-        assert!(parse("postgres://a,b/d").is_err());
+        for several in [
+            "postgres://a,b/d",
+            "postgres://a:1,b:2/d",
+            "postgres://[::1]:1,[::2]:2/d",
+            "postgres:///d?host=a,b",
+            "postgres://a/d?port=1,2",
+            "postgres://%2Frun,%2Frun2/d",
+        ] {
+            let error = parse(several).unwrap_err();
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("one server")), "{several}: {error}");
+        }
         assert!(parse("postgres://[::1/d").is_err());
     }
 

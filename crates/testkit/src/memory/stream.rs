@@ -92,7 +92,6 @@ fn open(database: &Database, request: &StreamRequest) -> Origin {
         confirmed: Position::from_u64(slot.confirmed),
         created,
         identity: slot.identity.clone(),
-        end: Position::from_u64(end),
         barrier,
     };
     state.slots_made += u64::from(created);

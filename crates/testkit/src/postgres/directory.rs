@@ -13,12 +13,12 @@ const PREFIX: &str = "syncline-pg-";
 /// A directory that is removed when it is dropped. Its name holds our process id, so that a later process can tell
 /// whether it was left behind; it is short, for a Unix socket's path has at most 107 bytes.
 #[derive(Debug)]
-pub(super) struct ServerDirectory {
+pub(crate) struct ServerDirectory {
     path: PathBuf,
 }
 
 impl ServerDirectory {
-    pub(super) fn create() -> Self {
+    pub(crate) fn create() -> Self {
         static SWEPT: Once = Once::new();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         SWEPT.call_once(remove_left_behind);
@@ -30,16 +30,16 @@ impl ServerDirectory {
         Self { path }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path.join("data")
     }
 
     /// Makes everything in it belong to the account that the server runs as.
-    pub(super) fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         if rustix::process::geteuid().is_root() {
             let status = Command::new("chown").args(["-R", "nobody:nogroup"]).arg(&self.path).status();
             assert!(status.is_ok_and(|status| status.success()), "cannot chown {}", self.path.display());

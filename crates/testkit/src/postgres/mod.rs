@@ -21,5 +21,7 @@ mod server;
 mod template;
 
 pub use builder::Builder;
+pub(crate) use directory::ServerDirectory;
 pub use installation::Installation;
+pub(crate) use installation::skip_or_fail;
 pub use server::Postgres;

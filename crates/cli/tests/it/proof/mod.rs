@@ -3,6 +3,7 @@
 //!
 //! | module | what is proven |
 //! |---|---|
+//! | `addresses` | an address that leads to several servers, or to a pooler |
 //! | `plain` | snapshot, changes, definitions, options, what `drop` leaves |
 //! | `refusals` | what cannot work ends with one clear error and creates nothing; the application never notices us |
 //! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
@@ -14,6 +15,7 @@
 //! | `signals` | Ctrl-C and SIGTERM |
 //! | `waiting` | who is waited for is said |
 
+mod addresses;
 mod circle;
 mod diff;
 mod memory;

@@ -16,7 +16,7 @@ const SECRET: &str = "s3cr3t-of-the-test";
 
 /// Requires one error with a remedy, without a backtrace or a secret, that says all of `needles`.
 #[track_caller]
-fn assert_clear(refused: &Outcome, needles: &[&str]) {
+pub(super) fn assert_clear(refused: &Outcome, needles: &[&str]) {
     let stderr = &refused.stderr;
     let count = |prefix: &str| stderr.lines().filter(|line| line.trim_start().starts_with(prefix)).count();
     assert_eq!(count("error: "), 1, "one error: {stderr}");
@@ -38,7 +38,7 @@ fn assert_refused(pair: &Pair, more: &[&str], code: i32, needles: &[&str]) {
 
 /// As [`assert_refused`], with other URLs than the pair's.
 #[track_caller]
-fn assert_urls_refused(pair: &Pair, urls: [&str; 2], code: i32, needles: &[&str]) {
+pub(super) fn assert_urls_refused(pair: &Pair, urls: [&str; 2], code: i32, needles: &[&str]) {
     assert_clear(&pair.room.run(&["sync", urls[0], urls[1], "--name", NAME]).ends_with(code), needles);
     pair.assert_nothing_left();
 }

@@ -244,14 +244,15 @@ impl Drop for Lease {
 
 async fn connect(address: &Address, pipeline: &PipelineName, purpose: Purpose) -> Result<Worker> {
     let session = Session::connect(address, &purpose.name(pipeline)).await?;
-    make_durable(&session).await?;
     let failed = |error| from_client(error, "setting up a session");
     let me = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let row = session.query_one(me, &[]).await.map_err(failed)?;
     let backend = Backend { pid: row.get(0), start: row.get(1) };
     let mut replica = false;
-    if purpose != Purpose::Definition {
-        session.batch_execute(LOAD_SETTINGS).await.map_err(failed)?;
+    if purpose == Purpose::Definition {
+        make_durable(&session).await?;
+    } else {
+        session.batch_execute(&format!("{DURABLE}; {LOAD_SETTINGS}")).await.map_err(failed)?;
         // As native replication does: triggers and foreign keys did their work at the source.
         match session.batch_execute("SET session_replication_role = replica").await {
             Ok(()) => replica = true,
@@ -283,8 +284,9 @@ pub(super) async fn make_durable(client: &Client) -> Result<()> {
 /// Ends a backend and waits until it is gone.
 async fn end(client: &Client, backend: &Backend) -> Result<()> {
     let failed = |error| from_client(error, "ending a lost session");
-    let sql =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+    // A pooler may have given it to others since: only a session of ours is ended.
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE pid = $1 AND backend_start::text = $2 AND application_name LIKE 'syncline/%'";
     let began = Instant::now();
     while !client.query(sql, &[&backend.pid, &backend.start]).await.map_err(failed)?.is_empty() {
         if began.elapsed() > END_PATIENCE {

@@ -47,7 +47,6 @@ impl Streams for SqliteSource {
             confirmed: Position::from_u64(log.acknowledged),
             created: log.created,
             identity: format!("sqlite:{}", log.identity),
-            end: Position::from_u64(log.end),
             barrier: String::new(),
         })
     }

@@ -1,7 +1,11 @@
 //! Addresses, passwords and TLS.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use syncline_connectors::registry;
 use syncline_core::{ErrorKind, Result, TableSchema};
+use syncline_testkit::ports;
 use syncline_testkit::postgres::Postgres;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -123,7 +127,7 @@ async fn text_forms_do_not_depend_on_the_servers_settings() {
     server.execute("odd", "INSERT INTO public.t VALUES ('2024-02-29 01:02:03.25+00', 'public.t')").await;
     server.execute("odd", set).await;
     let source = registry::source(&server.url("odd")).unwrap();
-    let table = std::sync::Arc::new(source.discover(&all()).await.unwrap().remove(0));
+    let table = Arc::new(source.discover(&all()).await.unwrap().remove(0));
     let snapshots = source.snapshots().unwrap();
     let ledger = super::world::ledger(1);
     let chunk = super::world::plan(snapshots, &table, &ledger, super::world::STREAMED).await.remove(0);
@@ -131,4 +135,34 @@ async fn text_forms_do_not_depend_on_the_servers_settings() {
     let text: Vec<String> =
         rows[0].iter().map(|value| String::from_utf8(value.clone().unwrap()).unwrap()).collect();
     assert_eq!(text, ["2024-02-29 01:02:03.25+00", "public.t"]);
+}
+
+/// The test servers are copies of one template, so they share even the identifier of their cluster.
+#[tokio::test]
+async fn trap_5_all_sessions_are_at_one_server_which_may_restart() {
+    let (Some(one), Some(other)) = (Postgres::start(), Postgres::start()) else { return };
+    let leads_to = Arc::new(AtomicU16::new(one.port()));
+    let target = Arc::clone(&leads_to);
+    let port = ports::passed_on(move || target.load(Ordering::Relaxed)).await;
+    let source = registry::source(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).unwrap();
+    // A session that broke is found out by using it; the engine tries again then.
+    let insistently = async || loop {
+        match source.discover(&all()).await {
+            Err(error) if error.kind() == ErrorKind::Retriable => tokio::task::yield_now().await,
+            ended => return ended,
+        }
+    };
+    insistently().await.unwrap();
+    for _ in 0..2 {
+        one.restart();
+        insistently().await.unwrap();
+    }
+    leads_to.store(other.port(), Ordering::Relaxed);
+    one.stop_fast();
+    let error = insistently().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+    assert!(error.to_string().contains("more than one server"), "{error}");
+    assert!(error.remedy().is_some_and(|remedy| remedy.contains("the one server")));
+    // Whoever begins now knows of no other.
+    discover(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await.unwrap();
 }

@@ -205,7 +205,7 @@ async fn a_destination_may_be_a_source() {
     let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
     let streams = middle.streams().unwrap();
     let origin = streams.open(&super::world::request(&tables)).await.unwrap();
-    let mut stream = streams.stream(&super::world::request(&tables), &origin.end, None).await.unwrap();
+    let mut stream = streams.stream(&super::world::request(&tables), &origin.confirmed, None).await.unwrap();
     world.write("INSERT INTO t VALUES (2, 'b'); REPLACE INTO t VALUES (3, 'a')");
     running.catch_up().await;
     let syncline_core::StreamEvent::Entry(entry) = stream.next().await.unwrap() else {

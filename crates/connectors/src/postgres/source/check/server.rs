@@ -2,7 +2,7 @@
 
 use syncline_core::{Finding, Result, Severity};
 
-use crate::postgres::connect::Session;
+use crate::postgres::connect::{Session, pooler};
 use crate::postgres::{error, quote};
 
 /// The oldest version that is read.
@@ -14,6 +14,8 @@ pub(in crate::postgres::source) struct Server {
     /// `server_version_num`.
     pub(in crate::postgres::source) version: u32,
     in_recovery: bool,
+    /// Whether a pooler stands between us and it.
+    pooled: bool,
     wal_level: String,
     user: String,
     database: String,
@@ -52,6 +54,7 @@ impl Server {
         Ok(Self {
             version: row.get::<_, i32>(0).unsigned_abs(),
             in_recovery: row.get(1),
+            pooled: session.is_pooled(),
             wal_level: row.get(2),
             user: row.get(3),
             database: row.get(4),
@@ -89,6 +92,13 @@ impl Server {
     /// What must be so for a stream, apart from free slots.
     pub(super) fn stream_findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
+        if self.pooled {
+            findings.push(error_finding(
+                "pooler",
+                format!("a connection pooler stands before the server: {}", pooler::NO_STREAM),
+                pooler::STREAM_REMEDY.to_owned(),
+            ));
+        }
         if self.in_recovery {
             findings.push(error_finding(
                 "recovery",

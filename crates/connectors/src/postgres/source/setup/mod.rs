@@ -56,14 +56,13 @@ impl Streams for PostgresSource {
             None => (slot::make(&session, &name).await?, true),
         };
         failpoint::hit("slot_made")?;
-        let (identity, end) = standing(&session).await?;
+        let (identity, _) = standing(&session).await?;
         let barrier = wait::barrier(&session).await?;
         self.pool.give(session);
         Ok(Origin {
             confirmed: confirmed.position(),
             created,
             identity: format!("{identity}/{name}"),
-            end: end.position(),
             barrier,
         })
     }

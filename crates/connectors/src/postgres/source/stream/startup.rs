@@ -12,7 +12,7 @@ use syncline_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::super::super::connect::{CONNECT_TIMEOUT, later_settings, startup_options, tls_config};
+use super::super::super::connect::{CONNECT_TIMEOUT, pooler, server, startup_options, tls_config};
 use super::super::super::url::{Address, Host, SslMode};
 use super::wire::{Duplex, Wire, malformed, server_error, unexpected};
 
@@ -28,11 +28,16 @@ pub(super) enum Purpose {
 /// Connects and authenticates.
 ///
 /// # Errors
-/// Configuration for wrong credentials or TLS, retriable for an unreachable server.
+/// Configuration for wrong credentials or TLS, for another server than before and for a pooler; retriable for an
+/// unreachable server.
 pub(super) async fn connect(address: &Address, purpose: Purpose) -> Result<Wire> {
     let connecting = async {
         let mut wire = Wire::new(transport(address).await?);
-        log_in(&mut wire, address, purpose).await?;
+        let logged_in = log_in(&mut wire, address, purpose).await;
+        logged_in.map_err(|error| match pooler::is_refusal(&error) {
+            true => pooler::no_stream(&address.display()).with_source(error),
+            false => error,
+        })?;
         Ok(wire)
     };
     let late = |_| {
@@ -118,7 +123,8 @@ fn refused(error: std::io::Error) -> Error {
 }
 
 async fn log_in(wire: &mut Wire, address: &Address, purpose: Purpose) -> Result<()> {
-    let options = startup_options();
+    let marker = server::marker();
+    let options = startup_options(&marker);
     let mut parameters = vec![
         ("user", address.user.as_str()),
         ("database", address.database.as_str()),
@@ -131,21 +137,24 @@ async fn log_in(wire: &mut Wire, address: &Address, purpose: Purpose) -> Result<
     }
     wire.send(|out| frontend::startup_message(parameters, out)).await?;
     authenticate(wire, address).await?;
-    let mut later = None;
+    let mut version = None;
     loop {
         let frame = wire.next().await?;
         match frame.tag {
             b'Z' => break,
             b'E' => return Err(server_error(frame.body)),
-            b'S' => later = later.or_else(|| later_settings(version_in(frame.body)?)),
+            b'S' => version = version.or_else(|| version_in(frame.body).map(str::to_owned)),
             b'K' | b'N' => {}
             other => return Err(unexpected(other)),
         }
     }
-    if let Some(statement) = later {
-        wire.query(statement).await?;
+    let rows = wire.query(&server::arrival_query(&marker, version.as_deref())).await?;
+    let row = rows.first();
+    let arrival = server::arrival(|column| row?.get(column)?.as_deref())?;
+    if arrival.marker.as_ref() != Some(&marker) {
+        return Err(pooler::no_stream(&address.display()));
     }
-    Ok(())
+    address.pin.hold(arrival.server, &address.display())
 }
 
 /// The server's version, if a `ParameterStatus` is about it.
