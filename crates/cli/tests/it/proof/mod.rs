@@ -10,6 +10,7 @@
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `memory` | a transaction larger than memory goes through |
+//! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
 
 mod circle;
@@ -29,5 +30,7 @@ mod crashes;
 mod crashes_sqlite;
 #[cfg(feature = "failpoints")]
 mod hot;
+#[cfg(feature = "failpoints")]
+mod partitions;
 #[cfg(feature = "failpoints")]
 mod signals;
