@@ -13,6 +13,7 @@
 //! | `Chunk` | the generation is current and `n` is absent | the same entry is present |
 //! | `Reset` | the generation is one below | the generation is this one |
 //! | `AddReread`, `RemoveReread` | always (sets) | the key is in, out |
+//! | `Parts` | the table is in the checkpoint | these are its parts |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -127,6 +128,20 @@ pub struct TableState {
     pub chunks: BTreeMap<u32, ChunkEntry>,
     /// Keys that must be read again before the window may end.
     pub rereads: BTreeSet<RowKey>,
+    /// What the table is made of, as far as that is known here.
+    #[serde(default)]
+    pub parts: Parts,
+}
+
+/// Parts of a table with which rows come and go without a word in the log (partitions that are attached and detached).
+/// A part's name is the source's own text, which changes when the part leaves and comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Parts {
+    /// Those whose rows are at the destination, or come with the present generation; with what to call them on the screen.
+    pub known: BTreeMap<String, String>,
+    /// Those that the chunks of the present generation cover; empty: they cover the whole table. A ledger that begins anew,
+    /// and a table that becomes consistent, have none.
+    pub joining: BTreeSet<String>,
 }
 
 /// What a destination remembers of a pipeline.
@@ -209,6 +224,13 @@ pub enum Change {
     },
     /// The source's log gets its identity.
     Origin(String),
+    /// What a table is made of, as it is known from now on.
+    Parts {
+        /// Which table.
+        table: TableId,
+        /// Its parts.
+        parts: Parts,
+    },
 }
 
 /// What a commit changes in a checkpoint.
@@ -313,6 +335,7 @@ impl Checkpoint {
                 self.tables.get(table).is_none_or(|t| !keys.iter().any(|key| t.rereads.contains(key)))
             }
             Change::Origin(origin) => self.origin.as_ref() == Some(origin),
+            Change::Parts { table, parts } => self.tables.get(table).is_some_and(|t| t.parts == *parts),
         }
     }
 
@@ -349,6 +372,7 @@ impl Checkpoint {
                     generation: *generation,
                     chunks: BTreeMap::new(),
                     rereads: BTreeSet::new(),
+                    parts: Parts { known: std::mem::take(&mut state.parts.known), joining: BTreeSet::new() },
                 };
             }
             Change::AddReread { table, keys } => self.owned(table)?.rereads.extend(keys.iter().cloned()),
@@ -359,6 +383,7 @@ impl Checkpoint {
                 }
             }
             Change::Origin(origin) => self.origin = Some(origin.clone()),
+            Change::Parts { table, parts } => self.owned(table)?.parts = parts.clone(),
         }
         Ok(())
     }
@@ -369,11 +394,13 @@ impl Checkpoint {
             generation,
             chunks: BTreeMap::new(),
             rereads: BTreeSet::new(),
+            parts: Parts::default(),
         });
         state.phase = phase;
         state.generation = generation;
         if phase == TablePhase::Consistent {
             state.chunks.clear();
+            state.parts.joining.clear();
         }
     }
 

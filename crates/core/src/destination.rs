@@ -135,13 +135,14 @@ pub trait DestinationSession: Send + Sync {
     /// Configuration, with the choices, if the table has rows and no mode was given, or if its columns do not fit.
     async fn prepare(&self, table: &Arc<TableSchema>, mode: Option<Prepare>) -> Result<Prepared>;
 
-    /// Brings a table that an earlier run prepared up to what has become of it at the source since, as far as changes need
-    /// it: new partitions. What is there is left alone.
+    /// Brings a table that was prepared before up to what has become of it at the source since, as far as changes need it:
+    /// new parts. What is there is left alone. Says whether anything was made. A load that lacks a part fails with the code
+    /// [`crate::error::MISSING_PART`].
     ///
     /// # Errors
-    /// As any write.
-    async fn extend(&self, _table: &Arc<TableSchema>) -> Result<()> {
-        Ok(())
+    /// Data, with the remedy, if something else stands where a part belongs; else as any write.
+    async fn extend(&self, _table: &Arc<TableSchema>) -> Result<bool> {
+        Ok(false)
     }
 
     /// Begins a load. Several may be open at once on different lanes and chunks.

@@ -123,6 +123,9 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// The code of an error of a load for which the destination's table lacks a part (a partition) that a row belongs to.
+pub const MISSING_PART: &str = "missing_part";
+
 impl Error {
     /// A new error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {

@@ -22,7 +22,9 @@ pub mod selection;
 pub mod source;
 
 pub use batch::{ChangeBatch, ColumnMask, Masks, OldKeys, Operation};
-pub use checkpoint::{Change, Checkpoint, ChunkEntry, Delta, Lane, Misfit, Standing, TablePhase, TableState};
+pub use checkpoint::{
+    Change, Checkpoint, ChunkEntry, Delta, Lane, Misfit, Parts, Standing, TablePhase, TableState,
+};
 pub use destination::{
     Destination, DestinationSession, FinishStep, Guarantee, Holder, Load, Prepare, Prepared,
 };

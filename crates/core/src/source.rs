@@ -11,7 +11,7 @@
 //! - *Values*: the same value comes out of snapshot, stream and `read_keys` bit for bit, in the carriage that
 //!   [`Source::discover`] wrote into the column.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -134,8 +134,9 @@ pub enum ChunkRead {
 /// Every row key belongs to exactly one chunk of a generation. `read` may be called for several chunks at once.
 #[async_trait]
 pub trait Snapshots: Send + Sync {
-    /// What remains to be read of `table`, given its ledger. A connector may hold resources (an exported snapshot) for
-    /// the table from here until [`Snapshots::finish`].
+    /// What remains to be read of `table`, given its ledger: of the whole table, or of the parts that join it
+    /// ([`crate::Parts::joining`]), which never start over. A connector may hold resources (an exported snapshot) for the
+    /// table from here until [`Snapshots::finish`].
     ///
     /// # Errors
     /// As any read.
@@ -208,6 +209,10 @@ pub enum Verdict {
     Seen,
     /// The key's chunk is not in the ledger; it will be read later, and must then see the change.
     Unread,
+    /// A chunk that may hold the key saw the change's transaction, or the key belongs to what was there before: apply it
+    /// once more. Changes of a key that a chunk saw all come before those that it did not see, so they end where they were;
+    /// what such a change leaves out is read again.
+    Again,
     /// Only for a truncate: some chunks saw it and some did not. The snapshot starts over.
     Mixed,
 }
@@ -282,6 +287,27 @@ pub trait Streams: Send + Sync {
     async fn captured(&self, pipeline: &PipelineName) -> Result<Option<BTreeSet<TableId>>> {
         let _ = pipeline;
         Ok(None)
+    }
+
+    /// What these tables are made of now, if rows come and go with a part of a table without a word in the log (partitions
+    /// that are attached and detached): for each such table its parts as in [`crate::Parts::known`]. Tables without such
+    /// parts are left out. A part that left and came back has another name than before.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn parts(&self, tables: &[TableId]) -> Result<BTreeMap<TableId, BTreeMap<String, String>>> {
+        let _ = tables;
+        Ok(BTreeMap::new())
+    }
+
+    /// Which of these parts, as [`Streams::parts`] of this process named them, may hold rows that the log never had: all
+    /// but those that are empty in a snapshot which sees them as parts of the table.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn filled(&self, table: &TableId, parts: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let _ = (table, parts);
+        Ok(BTreeSet::new())
     }
 
     /// Whether all transactions that ran when the origin was opened have ended; until then no chunk may be read.

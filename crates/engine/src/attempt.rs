@@ -1,11 +1,12 @@
 //! What the tasks of one attempt share: the session, the tables, and the checkpoint as it stands after every commit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use syncline_core::error::MISSING_PART;
 use syncline_core::{
-    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, Load, LoadIdentity, LoadKind,
-    Position, Result, TableId, TablePhase, TableSchema, TableState,
+    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, Load, LoadIdentity, LoadKind, Parts,
+    Position, Reaction, Result, TableId, TablePhase, TableSchema, TableState,
 };
 use syncline_journal::Journal;
 use tokio::sync::{Notify, RwLock};
@@ -141,7 +142,8 @@ impl Attempt {
             phase: state.phase,
             generation: state.generation,
             chunks: state.chunks.range(n..).map(|(n, entry)| (*n, entry.clone())).collect(),
-            rereads: std::collections::BTreeSet::new(),
+            rereads: BTreeSet::new(),
+            parts: state.parts.clone(),
         })
     }
 
@@ -179,6 +181,60 @@ impl Attempt {
         checkpoint.apply(&whole).map_err(|misfit| Error::bug(format!("after a commit: {}", misfit.0)))?;
         self.context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
         Ok(durable)
+    }
+
+    /// What tables are made of now, as changes that follow their mark or reset. To be read before their chunks are planned:
+    /// a part that comes later is then new.
+    pub(crate) async fn parts_now(&self, tables: &[TableId]) -> Result<Vec<Change>> {
+        let source = Arc::clone(&self.context.pipeline.source);
+        let Some(streams) = source.streams().filter(|_| self.origin.is_some() && !tables.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let parts = |known| Parts { known, joining: BTreeSet::new() };
+        let found = streams.parts(tables).await?;
+        Ok(found.into_iter().map(|(table, known)| Change::Parts { table, parts: parts(known) }).collect())
+    }
+
+    /// Gives the destination's table its new parts, and says which of them may have come with rows.
+    pub(crate) async fn take_in(&self, table: &TableId, new: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        self.extend(table).await?;
+        match self.context.pipeline.source.streams() {
+            Some(streams) => streams.filled(table, new).await,
+            None => Ok(BTreeSet::new()),
+        }
+    }
+
+    /// Gives the destination's table what it has become at the source since; `false` if that is nothing new, or not known:
+    /// what else has become of the selection is told by the next run.
+    async fn extend(&self, table: &TableId) -> Result<bool> {
+        let pipeline = &self.context.pipeline;
+        let tables = match pipeline.source.discover(&pipeline.selection).await {
+            Err(error) if error.kind().reaction() == Reaction::EndRun => {
+                tracing::warn!(error = %error, "the tables of the source could not be read again");
+                return Ok(false);
+            }
+            tables => tables?,
+        };
+        match tables.into_iter().find(|found| found.id == *table) {
+            Some(found) => self.session.extend(&Arc::new(found)).await,
+            None => Ok(false),
+        }
+    }
+
+    /// If a load failed because the destination's table lacks a part that the source has by now, makes it: `None`, the load
+    /// may be tried again. Else the error, or what stands in the way.
+    pub(crate) async fn make_missing_part(&self, error: Error) -> Result<Option<Error>> {
+        let Some(table) = error.table().filter(|_| error.code() == Some(MISSING_PART)).cloned() else {
+            return Ok(Some(error));
+        };
+        match self.extend(&table).await {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(Some(error)),
+            Err(error) if error.kind().reaction() == Reaction::StopTable => {
+                Ok(Some(error.with_table(&table)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A commit of nothing but the checkpoint.

@@ -14,7 +14,7 @@ use syncline_core::failpoint;
 use syncline_core::source::{ChunkPart, ChunkRead};
 use syncline_core::{
     Change, Chunk, ChunkEntry, ChunkPlan, ChunkReader, Delta, Error, FinishStep, Lane, Load, LoadKind, Part,
-    Reaction, Result, SnapshotOptions, Snapshots, TablePhase, TableSchema,
+    Prepare, Reaction, Result, SnapshotOptions, Snapshots, TablePhase, TableSchema,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -56,7 +56,9 @@ enum Outcome {
 
 /// Loads the chunks of all tables in their snapshot phase. Returns when none is left, or when asked to drain.
 pub(crate) async fn load_all(attempt: &Arc<Attempt>) -> Result<()> {
-    let tables = attempt.tables_in(TablePhase::Snapshot);
+    let mut tables = attempt.tables_in(TablePhase::Snapshot);
+    // Parts that join a table are the loader's business.
+    tables.retain(|table| attempt.table_state(&table.id).is_some_and(|state| state.parts.joining.is_empty()));
     if tables.is_empty() {
         return Ok(());
     }
@@ -77,6 +79,18 @@ pub(crate) async fn load_all(attempt: &Arc<Attempt>) -> Result<()> {
         done?;
     }
     Ok(())
+}
+
+/// Reads the parts that join a table, and merges them into what is there.
+pub(crate) async fn load_joining(attempt: Arc<Attempt>, table: Arc<TableSchema>) -> Result<()> {
+    let source = Arc::clone(&attempt.context.pipeline.source);
+    let snapshots = source.snapshots().ok_or_else(|| Error::bug("a window without a snapshot"))?;
+    if !wait_until_settled(&attempt).await? {
+        return Ok(());
+    }
+    attempt.session.prepare(&table, Some(Prepare::Keep)).await?;
+    let workers = Workers::new(attempt.context.pipeline.workers, 1);
+    load_table(&attempt, snapshots, &table, &workers).await
 }
 
 /// Waits for transactions that ran when the stream was set up; `false` if asked to drain meanwhile.
@@ -106,7 +120,15 @@ async fn load_table(
     let _permit = workers.tables.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
     let board = &attempt.context.board;
     board.table_state(&table.id, "snapshot");
-    let loaded = load_generations(attempt, snapshots, table, workers).await;
+    let loaded = loop {
+        match load_generations(attempt, snapshots, table, workers).await {
+            Err(error) => match attempt.make_missing_part(error).await {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => break Err(error),
+            },
+            loaded => break loaded,
+        }
+    };
     let _ = workers.tables_left.fetch_sub(1, Ordering::Relaxed);
     // What the source holds for the table (an exported snapshot) outlives a broken attempt: the next one goes on with it.
     if !matches!(&loaded, Err(error) if error.kind().reaction() == Reaction::Retry) {
@@ -174,7 +196,9 @@ pub(crate) async fn start_over(attempt: &Attempt, table: &Arc<TableSchema>, gene
     let lane = Lane::Table(table.id.clone());
     let mut load = attempt.begin(lane, LoadKind::Bookkeeping).await?;
     load.write(Part::Empty(Arc::clone(table))).await?;
-    attempt.commit(load, &Delta::of(vec![Change::Reset { table: table.id.clone(), generation }])).await?;
+    let mut changes = vec![Change::Reset { table: table.id.clone(), generation }];
+    changes.extend(attempt.parts_now(std::slice::from_ref(&table.id)).await?);
+    attempt.commit(load, &Delta::of(changes)).await?;
     attempt.context.board.table(&table.id, "snapshot", 0, table.rows_estimated);
     Ok(())
 }

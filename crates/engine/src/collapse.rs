@@ -4,6 +4,8 @@
 //! A row that moved keeps the key it had first; columns that its later changes left out come from its earlier ones; what
 //! none of them carried stays absent and is filled by the destination. Keys are compared as carried bytes.
 
+mod partial;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub(crate) struct Collapsed {
     pub(crate) batch: Option<ChangeBatch>,
     /// Changes that were overtaken inside the part.
     pub(crate) superseded: u64,
+    /// Rows of the batch beyond the changes put in: a change that is applied again may delete at both of its keys.
+    pub(crate) surplus: u64,
     /// Changes that a snapshot saw.
     pub(crate) skipped: u64,
     /// Rows that must be read again.
@@ -80,6 +84,8 @@ pub(crate) struct Collapse {
     sequence: Vec<Place>,
     taken: u64,
     skipped: u64,
+    /// Changes applied again.
+    again: u64,
     bytes: usize,
 }
 
@@ -128,6 +134,7 @@ impl Collapse {
             sequence: Vec::new(),
             taken: 0,
             skipped: 0,
+            again: 0,
             bytes: 0,
         }
     }
@@ -156,6 +163,7 @@ impl Collapse {
                 Decision::Apply => self.take((number, row))?,
                 Decision::DeleteOld => self.take_departure((number, row))?,
                 Decision::Arrive => self.take_arrival((number, row))?,
+                Decision::Again => self.take_again((number, row))?,
             }
         }
         Ok(())
@@ -227,23 +235,6 @@ impl Collapse {
         next
     }
 
-    fn take_departure(&mut self, place: Place) -> Result<()> {
-        let (number, row) = place;
-        let old =
-            self.batches[number].old_row(row).ok_or_else(|| Error::bug("a departure without an old key"))?;
-        let slot = self.slot(place, KeyOf::Old, true)?;
-        self.slots[slot].state = State::Dead { row: (number, old), old_image: true };
-        Ok(())
-    }
-
-    fn take_arrival(&mut self, place: Place) -> Result<()> {
-        let absent = self.absent(place);
-        let slot = self.slot(place, KeyOf::New, false)?;
-        let row = Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: true };
-        self.slots[slot].state = State::Live(row);
-        Ok(())
-    }
-
     fn absent(&self, (number, row): Place) -> ColumnMask {
         self.batches[number].mask(row).cloned().unwrap_or_default()
     }
@@ -278,15 +269,17 @@ impl Collapse {
     /// What is left.
     pub(crate) fn finish(self) -> Result<Collapsed> {
         if self.batches.is_empty() {
-            return Ok(Collapsed { batch: None, superseded: 0, skipped: 0, rereads: Vec::new() });
+            return Ok(Collapsed { batch: None, superseded: 0, surplus: 0, skipped: 0, rereads: Vec::new() });
         }
         let lines = if self.table.has_row_key() { self.lines() } else { self.lines_in_order() };
         let rows = lines.len() as u64;
         let batch = if lines.is_empty() { None } else { Some(self.build(&lines)?) };
-        let superseded = (self.taken - self.skipped).checked_sub(rows);
-        let superseded =
-            superseded.ok_or_else(|| Error::bug("a collapse gave more rows than it took changes"))?;
-        Ok(Collapsed { batch, superseded, skipped: self.skipped, rereads: self.rereads() })
+        let surplus = rows.saturating_sub(self.taken - self.skipped);
+        if surplus > self.again {
+            return Err(Error::bug("a collapse gave more rows than it took changes"));
+        }
+        let superseded = self.taken - self.skipped + surplus - rows;
+        Ok(Collapsed { batch, superseded, surplus, skipped: self.skipped, rereads: self.rereads() })
     }
 
     /// Rows that the part leaves incomplete where no row of the destination can complete them.
@@ -689,6 +682,93 @@ mod tests {
             }
             prop_assert_eq!(found, expected);
             prop_assert_eq!(rows + collapsed.superseded, changes.len() as u64);
+        }
+    }
+
+    /// As [`apply_part`], upon any rows: what has nothing to be completed from is read again.
+    fn apply_again(rows: &mut Rows, part: &ChangeBatch, reread: &mut std::collections::BTreeSet<u8>) {
+        let value = |batch: &RecordBatch, column: usize, row: usize| {
+            let array = batch.column(column).as_any().downcast_ref::<BinaryArray>().unwrap();
+            array.is_valid(row).then(|| array.value(row)[0])
+        };
+        let (mut written, mut gone) = (Vec::new(), Vec::new());
+        for row in 0..part.len() {
+            if part.operations[row] == Operation::Truncate {
+                rows.clear();
+                continue;
+            }
+            let key = value(&part.rows, 0, row).unwrap();
+            if part.operations[row] == Operation::Delete {
+                gone.push(key);
+                continue;
+            }
+            assert!(
+                part.operations[row] != Operation::Insert || !rows.contains_key(&key),
+                "an insert of a row that is there"
+            );
+            let old = part.old_row(row).map(|old| value(&part.old.as_ref().unwrap().keys, 0, old).unwrap());
+            let before = rows.get(&old.unwrap_or(key)).copied();
+            let fill = |column: usize, before: Option<u8>| match part.mask(row) {
+                Some(mask) if mask.contains(column) => before,
+                _ => value(&part.rows, column, row),
+            };
+            match (fill(1, before.map(|r| r.0)), fill(2, before.map(|r| r.1))) {
+                (Some(a), Some(b)) => written.push((key, (a, b))),
+                _ => {
+                    reread.insert(key);
+                    // What stands where a row would go that must be read again is another row.
+                    gone.push(key);
+                }
+            }
+            gone.extend(old);
+        }
+        for key in gone {
+            rows.remove(&key);
+        }
+        rows.extend(written);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        /// Trap 12: some keys stand where a snapshot has them, the others before all changes; the changes that the snapshot
+        /// saw are applied again, then those that it did not see. Every row is right, or is read again.
+        #[test]
+        fn changes_applied_again_end_where_they_were(
+            start in proptest::collection::btree_map(0u8..8, (any::<u8>(), any::<u8>()), 0..8),
+            wishes in proptest::collection::vec(
+                (any::<u8>(), any::<u8>(), any::<u8>(), proptest::option::of(any::<u8>()), proptest::option::of(any::<u8>())), 0..24),
+            seen in 0usize..24,
+            joining in any::<u8>(),
+            parts in 1usize..6,
+        ) {
+            let changes = make_valid(&start, &wishes);
+            let seen = seen.min(changes.len());
+            let (mut snapshot, mut expected) = (start.clone(), start.clone());
+            apply_one_by_one(&mut snapshot, &changes[..seen]);
+            apply_one_by_one(&mut expected, &changes);
+            let is_joining = |key: &u8| joining & (1 << key) != 0;
+            let old = start.into_iter().filter(|(key, _)| !is_joining(key));
+            let mut found: Rows = old.chain(snapshot.into_iter().filter(|(key, _)| is_joining(key))).collect();
+            let mut reread = std::collections::BTreeSet::new();
+            let (mut rows, mut superseded, mut surplus) = (0, 0, 0);
+            for (number, chunk) in changes.chunks(parts).enumerate() {
+                let decision = |at| if number * parts + at < seen { Decision::Again } else { Decision::Apply };
+                let mut collapse = Collapse::new(table());
+                collapse.push(batch_of(chunk), Some(&(0..chunk.len()).map(decision).collect::<Vec<_>>())).unwrap();
+                let collapsed = collapse.finish().unwrap();
+                superseded += collapsed.superseded;
+                surplus += collapsed.surplus;
+                reread.extend(collapsed.rereads.iter().map(|key| *key.0.last().unwrap()));
+                if let Some(part) = &collapsed.batch {
+                    rows += part.len() as u64;
+                    apply_again(&mut found, part, &mut reread);
+                }
+            }
+            for key in reread {
+                let _ = (found.remove(&key), expected.remove(&key));
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(rows + superseded, changes.len() as u64 + surplus);
         }
     }
 }

@@ -251,17 +251,23 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
     // changes may be in the log from there on. Its chunks, read after everything that ran at the opening, have seen them.
     let begin = main.or_else(|| attempt.origin.as_ref().map(|origin| origin.confirmed.clone()));
     let again = snapshot_again(attempt);
+    let mut begun = Vec::new();
     for table in attempt.tables.values() {
         match attempt.table_state(&table.id) {
-            None => changes.extend(bring_in(attempt, table, begin.as_ref()).await?),
+            None => {
+                changes.extend(bring_in(attempt, table, begin.as_ref()).await?);
+                begun.push(table.id.clone());
+            }
             Some(state) if again || reread_wanted(attempt, state.phase) => {
                 attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
+                begun.push(table.id.clone());
                 changes.extend(open_lane(table, begin.as_ref()));
             }
-            Some(_) => attempt.session.extend(table).await?,
+            Some(_) => {}
         }
     }
+    changes.extend(attempt.parts_now(&begun).await?);
     attempt.commit_changes(Lane::Main, changes).await
 }
 
@@ -365,11 +371,12 @@ async fn start_windows_over(attempt: &Attempt, main: &Position) -> Result<()> {
         let lane = Lane::Table(id.clone());
         let mut load = attempt.begin(lane.clone(), LoadKind::Bookkeeping).await?;
         load.write(Part::Empty(Arc::clone(table))).await?;
-        let changes = vec![
+        let mut changes = vec![
             Change::Close { lane: lane.clone(), at },
             Change::Open { lane, at: main.clone() },
-            Change::Reset { table: id, generation: state.generation + 1 },
+            Change::Reset { table: id.clone(), generation: state.generation + 1 },
         ];
+        changes.extend(attempt.parts_now(std::slice::from_ref(&id)).await?);
         attempt.commit(load, &Delta::of(changes)).await?;
     }
     Ok(())

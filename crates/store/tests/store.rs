@@ -34,6 +34,7 @@ fn checkpoint() -> Checkpoint {
         generation: 2,
         chunks: BTreeMap::from([(0, chunk.clone()), (7, chunk)]),
         rereads: BTreeSet::from([RowKey(Box::from([1, 2, 255]))]),
+        parts: syncline_core::Parts::default(),
     };
     Checkpoint {
         lanes: BTreeMap::from([

@@ -1,5 +1,6 @@
 //! From SQLSTATE to what the engine does.
 
+use syncline_core::error::MISSING_PART;
 use syncline_core::{Error, ErrorKind};
 
 /// The kind of an error with this SQLSTATE.
@@ -24,7 +25,11 @@ pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
 pub(crate) fn from_client(error: tokio_postgres::Error, doing: &str) -> Error {
     if let Some(server) = error.as_db_error() {
         let code = server.code().code();
-        let mut mapped = Error::new(kind_of(code), safe_message(code, server.message())).with_code(code);
+        // Every other check that a row can fail has a name.
+        let homeless = code == "23514" && server.constraint().is_none();
+        let mut mapped = Error::new(kind_of(code), safe_message(code, server.message()));
+        let code = if homeless { MISSING_PART } else { code };
+        mapped = mapped.with_code(code);
         if let Some(remedy) = remedy_of(code).map(str::to_owned).or_else(|| server.hint().map(str::to_owned))
         {
             mapped = mapped.with_remedy(remedy);
@@ -72,6 +77,7 @@ pub(crate) fn remedy_of(code: &str) -> Option<&'static str> {
         "53100" => "free disk space at the server, then run again: it goes on from the checkpoint",
         "53300" => "raise max_connections at the server, or lower --workers",
         "53400" => "raise max_replication_slots or max_wal_senders at the server",
+        MISSING_PART => "make a partition that takes the row at the destination, then run again",
         "57P03" => "the server is starting or stopping; run again when it is up",
         _ => return None,
     })

@@ -96,6 +96,12 @@ impl Loader {
             chunks::start_over(&self.attempt, table, generation).await?;
             return Err(error);
         }
+        let Some(error) = self.attempt.make_missing_part(error).await? else {
+            if let Some(lane) = self.apart.get_mut(&table.id) {
+                lane.rewind(&self.journal);
+            }
+            return Ok(true);
+        };
         if error.kind().reaction() != Reaction::StopTable {
             return Err(error);
         }
@@ -210,6 +216,7 @@ impl Loader {
         self.attempt.commit_changes(name, changes).await?;
         self.apart.remove(&table.id);
         self.closing.remove(&table.id);
+        self.parts_due = true;
         self.attempt.context.board.table_state(&table.id, "streaming");
         Ok(true)
     }

@@ -34,6 +34,8 @@ pub(crate) struct Filled {
     to: Position,
     sum: Sum,
     rows: u64,
+    /// Of these, rows beyond the changes they come from; not counted.
+    surplus: u64,
     rereads: BTreeMap<TableId, Vec<RowKey>>,
     newest_commit_us: i64,
     transactions: Vec<(TableId, Vec<u64>)>,
@@ -97,6 +99,7 @@ struct Filler<'a> {
     versions: BTreeMap<TableId, u32>,
     sum: Sum,
     rows: u64,
+    surplus: u64,
     rereads: BTreeMap<TableId, Vec<RowKey>>,
     newest_commit_us: i64,
     transactions: Vec<(TableId, Vec<u64>)>,
@@ -114,6 +117,7 @@ impl<'a> Filler<'a> {
             versions: BTreeMap::new(),
             sum: Sum::default(),
             rows: 0,
+            surplus: 0,
             rereads: BTreeMap::new(),
             newest_commit_us: 0,
             transactions: Vec::new(),
@@ -168,6 +172,7 @@ impl<'a> Filler<'a> {
             let collapsed = part.finish().map_err(|error| error.with_table(&id))?;
             self.sum.superseded += collapsed.superseded;
             self.sum.skipped += collapsed.skipped;
+            self.surplus += collapsed.surplus;
             if !collapsed.rereads.is_empty() {
                 self.rereads.entry(id).or_default().extend(collapsed.rereads);
             }
@@ -192,6 +197,7 @@ impl<'a> Filler<'a> {
             to: self.to,
             sum: self.sum,
             rows: self.rows,
+            surplus: self.surplus,
             rereads: self.rereads,
             newest_commit_us: self.newest_commit_us,
             transactions: self.transactions,
@@ -271,7 +277,7 @@ impl Filled {
         let changes = std::iter::once(advance).chain(rereads).chain(extra).collect();
         let delta = Delta { changes, reread_missing: true };
         let mut sum = self.sum;
-        sum.applied += self.rows;
+        sum.applied += self.rows - self.surplus;
         let doubt = &attempt.context.in_doubt;
         *doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some((delta.clone(), sum));
         let durable = attempt.commit(load, &delta).await?;
@@ -283,14 +289,16 @@ impl Filled {
                 self.rows, counts.applied, counts.unchanged, counts.rereads
             )));
         }
+        let unchanged = counts.unchanged.saturating_sub(self.surplus);
+        let applied = counts.applied - (self.surplus - (counts.unchanged - unchanged)).min(counts.applied);
         lane.committed = self.to;
         attempt.context.board.tally(|total| {
             total.read += sum.read;
             total.superseded += sum.superseded + counts.rereads;
             total.skipped += sum.skipped;
             total.let_go += sum.let_go;
-            total.applied += counts.applied;
-            total.unchanged += counts.unchanged;
+            total.applied += applied;
+            total.unchanged += unchanged;
         });
         for (table, transactions) in self.transactions {
             if let Some(window) = attempt.windows.get(&table) {

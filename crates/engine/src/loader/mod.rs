@@ -5,6 +5,7 @@
 
 mod closing;
 mod fill;
+mod parts;
 mod pressure;
 mod reread;
 
@@ -20,7 +21,7 @@ use syncline_journal::{Journal, Need};
 
 use crate::attempt::Attempt;
 use crate::lane::LaneReader;
-use crate::loader::closing::Closing;
+use crate::loader::closing::{Closing, Task};
 use crate::loader::fill::Filled;
 use crate::loader::pressure::Pressure;
 use crate::progress::Phase;
@@ -43,6 +44,10 @@ pub(crate) struct Loader {
     closing: BTreeMap<TableId, Closing>,
     /// Tables whose lane has passed the window of every chunk: ledger entries below this number are history.
     settled: BTreeMap<TableId, u32>,
+    /// Parts that are being read into their tables.
+    joining: BTreeMap<TableId, Task<()>>,
+    /// What tables are made of is to be looked at now.
+    parts_due: bool,
     pressure: Pressure,
     foreign_keys_done: bool,
     progress_committed_at: Instant,
@@ -82,6 +87,8 @@ impl Loader {
             apart,
             closing: BTreeMap::new(),
             settled: BTreeMap::new(),
+            joining: BTreeMap::new(),
+            parts_due: true,
             pressure: Pressure::default(),
             foreign_keys_done: false,
             progress_committed_at: now,
@@ -92,12 +99,17 @@ impl Loader {
     }
 
     async fn run(&mut self) -> Result<()> {
+        self.resume_joining();
         loop {
             if self.attempt.context.control.draining().is_cancelled() {
                 self.attempt.context.board.phase(Phase::Draining);
                 return self.commit_progress().await;
             }
             self.mark_undecodable().await?;
+            self.step_joining().await?;
+            if self.parts_due {
+                self.look_at_parts().await?;
+            }
             let mut worked = self.load_main().await?;
             worked |= self.step_tables().await?;
             worked |= self.relieve().await?;
@@ -162,6 +174,11 @@ impl Loader {
 
     /// A load of the main lane failed. If that is one table's fault, the table goes apart and waits; the others go on.
     async fn set_apart(&mut self, error: Error) -> Result<bool> {
+        let Some(error) = self.attempt.make_missing_part(error).await? else {
+            self.main.rewind(&self.journal);
+            self.parts_due = true;
+            return Ok(true);
+        };
         let table = match error.table() {
             Some(table) if error.kind().reaction() == Reaction::StopTable => table.clone(),
             _ => return Err(error),
@@ -215,6 +232,7 @@ impl Loader {
             changes.push(Change::Close { lane: reader.lane.clone(), at: reader.committed.clone() });
         }
         self.closing.remove(table);
+        self.joining.remove(table);
         changes.push(Change::Mark { table: table.clone(), phase: TablePhase::NeedsSnapshot, generation });
         self.attempt.commit_changes(Lane::Table(table.clone()), changes).await?;
         self.attempt.context.board.tally(|sum| {
@@ -235,6 +253,7 @@ impl Loader {
         let watch_every = Duration::from_millis(failpoint::size("watch_every_ms", WATCH_EVERY_MS));
         if self.watched_at.elapsed() >= watch_every {
             self.watch_capture().await?;
+            self.parts_due = true;
         }
         Ok(())
     }
@@ -287,7 +306,7 @@ impl Loader {
     async fn is_done(&mut self) -> Result<bool> {
         let board = &self.attempt.context.board;
         let unfinished = self.apart.keys().any(|id| !board.is_stopped(id));
-        if unfinished {
+        if unfinished || self.parts_due {
             return Ok(false);
         }
         self.create_foreign_keys().await?;

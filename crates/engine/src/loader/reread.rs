@@ -30,7 +30,9 @@ impl Loader {
     pub(crate) async fn reread_of_main(&mut self) -> Result<bool> {
         let tables = self.rows_to_read_again();
         for table in &tables {
-            self.reread(table, false).await?;
+            if let Err(error) = self.reread(table, false).await {
+                self.set_apart(error).await?;
+            }
         }
         Ok(!tables.is_empty())
     }

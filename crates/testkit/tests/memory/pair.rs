@@ -81,6 +81,7 @@ async fn a_rewritten_table_starts_over() {
         generation: 1,
         chunks: std::collections::BTreeMap::new(),
         rereads: std::collections::BTreeSet::new(),
+        parts: syncline_core::Parts::default(),
     };
     let chunks = |plan: ChunkPlan| -> Vec<Chunk> {
         match plan {

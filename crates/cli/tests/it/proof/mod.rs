@@ -12,6 +12,7 @@
 //! | `diff` | what differs is found, and nothing else |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `memory` | a transaction larger than memory goes through |
+//! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
 //! | `waiting` | who is waited for is said |
 
@@ -35,5 +36,7 @@ mod crashes;
 mod crashes_sqlite;
 #[cfg(feature = "failpoints")]
 mod hot;
+#[cfg(feature = "failpoints")]
+mod partitions;
 #[cfg(feature = "failpoints")]
 mod signals;

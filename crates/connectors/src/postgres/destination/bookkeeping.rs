@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Checkpoint, ChunkEntry, Error, Lane, PipelineName, Position, Result, RowKey, TableId, TablePhase,
+    Checkpoint, ChunkEntry, Error, Lane, Parts, PipelineName, Position, Result, RowKey, TableId, TablePhase,
     TableState,
 };
 use tokio_postgres::{Client, Row};
@@ -15,7 +15,13 @@ use super::super::error::from_client;
 use super::delta::Refusal;
 
 /// Format of the bookkeeping that this version reads and writes.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
+
+/// What makes the format from the one before.
+const FROM_FORMAT_1: &str = "
+ALTER TABLE syncline.tables ADD COLUMN IF NOT EXISTS parts text, ADD COLUMN IF NOT EXISTS joining text;
+UPDATE syncline.format SET version = 2;
+";
 
 /// Serialises whoever makes or removes the bookkeeping.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('syncline bookkeeping', 0))";
@@ -37,6 +43,8 @@ CREATE TABLE IF NOT EXISTS syncline.tables (
     phase text, generation int8 NOT NULL DEFAULT 0,
     -- Whether Syncline made the table, and whether it held rows when its snapshot began.
     created boolean NOT NULL DEFAULT false, kept boolean NOT NULL DEFAULT false,
+    -- Its parts as the source names them, and those that the present generation's chunks cover; JSON.
+    parts text, joining text,
     PRIMARY KEY (pipeline, schema, name), UNIQUE (destination_schema, destination_name)
 );
 CREATE TABLE IF NOT EXISTS syncline.chunks (
@@ -59,7 +67,7 @@ BEGIN
         RAISE EXCEPTION 'the checkpoint is not where this commit expects it' USING ERRCODE = 'SYM01';
     END IF;
 END $$;
-INSERT INTO syncline.format (version) SELECT 1 WHERE NOT EXISTS (SELECT FROM syncline.format);
+INSERT INTO syncline.format (version) SELECT 2 WHERE NOT EXISTS (SELECT FROM syncline.format);
 ";
 
 const TABLES: [&str; 7] = ["format", "pipelines", "lanes", "tables", "chunks", "rereads", "set_aside"];
@@ -77,6 +85,7 @@ pub(super) async fn ensure(client: &Client, pipeline: &PipelineName) -> Result<(
     client.batch_execute(LOCK).await.map_err(failed)?;
     match format(client).await? {
         Some(FORMAT) => {}
+        Some(1) => client.batch_execute(FROM_FORMAT_1).await.map_err(failed)?,
         None => client.batch_execute(CREATE).await.map_err(failed)?,
         Some(other) => {
             return Err(Error::configuration(format!(
@@ -157,7 +166,7 @@ pub(super) async fn checkpoint(client: &Client, pipeline: &PipelineName, fence: 
     let row = row.filter(|row| row.get::<_, i64>(0).cast_unsigned() == fence);
     let row = row.ok_or_else(|| Refusal::Fenced(pipeline.clone()).into_error())?;
     let lanes = "SELECT lane, position FROM syncline.lanes WHERE pipeline = $1";
-    let tables = "SELECT schema, name, phase, generation FROM syncline.tables \
+    let tables = "SELECT schema, name, phase, generation, parts, joining FROM syncline.tables \
         WHERE pipeline = $1 AND phase IS NOT NULL";
     let chunks =
         "SELECT schema, name, n, range, mark, rows, generation FROM syncline.chunks WHERE pipeline = $1";
@@ -210,10 +219,21 @@ fn tables_of(rows: &[Row]) -> Result<BTreeMap<TableId, TableState>> {
             generation: number(row.get(3))?,
             chunks: BTreeMap::new(),
             rereads: BTreeSet::new(),
+            parts: parts_of(row.get(4), row.get(5))?,
         };
         Ok((table_of(row), state))
     };
     rows.iter().map(table).collect()
+}
+
+/// A table's parts from their stored form.
+fn parts_of(known: Option<&str>, joining: Option<&str>) -> Result<Parts> {
+    let unreadable =
+        |error| Error::conflict("the parts of a table in the bookkeeping cannot be read").with_source(error);
+    Ok(Parts {
+        known: known.map(serde_json::from_str).transpose().map_err(unreadable)?.unwrap_or_default(),
+        joining: joining.map(serde_json::from_str).transpose().map_err(unreadable)?.unwrap_or_default(),
+    })
 }
 
 fn add_chunk(tables: &mut BTreeMap<TableId, TableState>, row: &Row) -> Result<()> {
@@ -233,6 +253,8 @@ pub(super) struct Registered {
     pub(super) created: bool,
     /// It held rows when its snapshot began, so chunks are merged.
     pub(super) kept: bool,
+    /// Its chunks are those of parts that join it, whatever it holds. Only read, never registered.
+    pub(super) joined: bool,
 }
 
 /// Registers a prepared table as this pipeline's.
@@ -252,7 +274,7 @@ pub(super) async fn register(
         destination_schema = excluded.destination_schema, destination_name = excluded.destination_name, \
         created = excluded.created, kept = excluded.kept";
     let name = pipeline.as_str();
-    let Registered { created, kept } = registered;
+    let Registered { created, kept, .. } = registered;
     client
         .execute(sql, &[&name, &table.schema, &table.name, &target.schema, &target.name, &created, &kept])
         .await
@@ -279,12 +301,13 @@ pub(super) async fn registered(
     pipeline: &PipelineName,
     table: &TableId,
 ) -> Result<Option<Registered>> {
-    let sql = "SELECT created, kept FROM syncline.tables WHERE pipeline = $1 AND schema = $2 AND name = $3";
+    let sql = "SELECT created, kept, coalesce(joining, '[]') <> '[]' FROM syncline.tables \
+        WHERE pipeline = $1 AND schema = $2 AND name = $3";
     let row = client
         .query_opt(sql, &[&pipeline.as_str(), &table.schema, &table.name])
         .await
         .map_err(|error| from_client(error, "reading the bookkeeping").with_table(table))?;
-    Ok(row.map(|row| Registered { created: row.get(0), kept: row.get(1) }))
+    Ok(row.map(|row| Registered { created: row.get(0), kept: row.get(1), joined: row.get(2) }))
 }
 
 /// Refuses a table of the destination that another pipeline loads, or another table of the same one. `own`: who asks,

@@ -26,14 +26,15 @@ const CLOSE: &str = "WITH touched AS (DELETE FROM syncline.lanes \
 const MARK: &str = "INSERT INTO syncline.tables \
     (pipeline, schema, name, destination_schema, destination_name, phase, generation) \
     VALUES ($1, $2, $3, $4, $5, $6, $7) \
-    ON CONFLICT (pipeline, schema, name) DO UPDATE SET phase = excluded.phase, generation = excluded.generation";
+    ON CONFLICT (pipeline, schema, name) DO UPDATE SET phase = excluded.phase, generation = excluded.generation, \
+        joining = CASE WHEN excluded.phase <> 'consistent' THEN tables.joining END";
 const FORGET_CHUNKS: &str = "DELETE FROM syncline.chunks WHERE pipeline = $1 AND schema = $2 AND name = $3";
 const CHUNK: &str = "WITH owner AS MATERIALIZED (SELECT 1 FROM syncline.tables WHERE pipeline = $1 AND schema = $2 \
         AND name = $3 AND phase IS NOT NULL AND generation = $4 FOR SHARE), \
     touched AS (INSERT INTO syncline.chunks (pipeline, schema, name, generation, n, range, mark, rows) \
         SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM owner ON CONFLICT DO NOTHING RETURNING 1) \
     SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
-const RESET: &str = "WITH touched AS (UPDATE syncline.tables SET phase = 'snapshot', generation = $4 \
+const RESET: &str = "WITH touched AS (UPDATE syncline.tables SET phase = 'snapshot', generation = $4, joining = NULL \
         WHERE pipeline = $1 AND schema = $2 AND name = $3 AND phase IS NOT NULL AND generation = $4::int8 - 1 \
         RETURNING 1), \
     chunks AS (DELETE FROM syncline.chunks WHERE pipeline = $1 AND schema = $2 AND name = $3), \
@@ -49,6 +50,9 @@ const REMOVE_REREAD: &str = "WITH owner AS MATERIALIZED (SELECT 1 FROM syncline.
     removed AS (DELETE FROM syncline.rereads r USING unnest($4::bytea[]) AS k \
         WHERE r.pipeline = $1 AND r.schema = $2 AND r.name = $3 AND r.key_hash = sha256(k)) \
     SELECT syncline.require((SELECT count(*) FROM owner) = 1)";
+const PARTS: &str = "WITH touched AS (UPDATE syncline.tables SET parts = $4, joining = $5 \
+        WHERE pipeline = $1 AND schema = $2 AND name = $3 AND phase IS NOT NULL RETURNING 1) \
+    SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
 const ORIGIN: &str = "UPDATE syncline.pipelines SET origin = $2 WHERE name = $1";
 /// Shared, so that parallel chunks do not wait for each other; a new holder's `fence + 1` waits for all of them.
 const FENCE: &str = "WITH held AS MATERIALIZED (SELECT 1 FROM syncline.pipelines WHERE name = $1 AND fence = $2 \
@@ -190,6 +194,11 @@ fn append(
             let params = vec![Param::text(pipeline.as_str()), Param::text(origin)];
             step(ORIGIN, params, format!("pipeline {pipeline} is gone"))
         }
+        Change::Parts { table, parts } => {
+            let mut params = table_params(pipeline, table);
+            params.extend([Param::text(&json(&parts.known)?), Param::text(&json(&parts.joining)?)]);
+            step(PARTS, params, absent(table))
+        }
     };
     steps.push(step);
     Ok(())
@@ -241,6 +250,11 @@ fn step(sql: &'static str, params: Vec<Param>, misfit: String) -> Step {
 
 fn table_params(pipeline: &PipelineName, table: &TableId) -> Vec<Param> {
     vec![Param::text(pipeline.as_str()), Param::text(&table.schema), Param::text(&table.name)]
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::bug("parts cannot be written as JSON").with_source(error))
 }
 
 /// Keys as `bytea[]` in its binary form.

@@ -112,7 +112,7 @@ impl Work<'_> {
         for statement in ddl::create_table(self.table, self.definition.as_ref(), &self.renaming) {
             self.run(&statement, "creating the table").await?;
         }
-        Ok(Registered { created: true, kept: false })
+        Ok(Registered { created: true, ..Registered::default() })
     }
 
     async fn recreate(&self, existing: &Existing) -> Result<Registered> {
@@ -174,7 +174,8 @@ impl Work<'_> {
 
     async fn keep(&self, existing: &Existing, before: Registered) -> Result<Registered> {
         self.fits(existing)?;
-        let kept = existing::has_rows(self.client, &self.target).await?;
+        // Changes of parts that join may be applied before their chunks come.
+        let kept = before.joined || existing::has_rows(self.client, &self.target).await?;
         set_aside::unique_indexes(self.client, self.owner, existing, &self.key()).await?;
         if kept {
             finish::ensure_key(self.client, self.table, &self.target).await.map_err(|error| {

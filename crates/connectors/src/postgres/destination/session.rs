@@ -69,8 +69,10 @@ impl DestinationSession for PostgresSession {
         prepared
     }
 
-    async fn extend(&self, table: &Arc<TableSchema>) -> Result<()> {
-        partitions::extend(&self.pipeline, table).await
+    async fn extend(&self, table: &Arc<TableSchema>) -> Result<bool> {
+        let made = partitions::extend(&self.pipeline, table).await;
+        self.pipeline.shapes.forget(&table.id);
+        made
     }
 
     async fn begin(&self, identity: &LoadIdentity) -> Result<Box<dyn Load>> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `catalog` | which tables there are, what they are exactly, how their rows are identified |
 //! | `identity` | what publishing a table would do to its users' own writes |
+//! | `parts` | the partitions that come and go without a word in the log |
 //! | `check` | everything that would stop or hurt a pipeline |
 //! | `setup` | publication and slot: made, found, measured, dropped |
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
@@ -15,6 +16,7 @@ mod copy_text;
 mod datetime;
 mod hex;
 mod identity;
+mod parts;
 mod pool;
 mod setup;
 mod show;

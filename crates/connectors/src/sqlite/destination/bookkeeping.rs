@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 use syncline_core::{
-    Change, Checkpoint, ChunkEntry, Delta, Error, ErrorKind, Holder, Lane, PipelineName, Position, Result,
-    RowKey, TableId, TablePhase, TableState, checkpoint::Misfit,
+    Change, Checkpoint, ChunkEntry, Delta, Error, ErrorKind, Holder, Lane, Parts, PipelineName, Position,
+    Result, RowKey, TableId, TablePhase, TableState, checkpoint::Misfit,
 };
 
 use super::super::error::During;
@@ -28,12 +28,20 @@ CREATE TABLE IF NOT EXISTS _syncline_chunks(pipeline TEXT NOT NULL, schema_name 
   PRIMARY KEY (pipeline, schema_name, name, n));
 CREATE TABLE IF NOT EXISTS _syncline_rereads(pipeline TEXT NOT NULL, schema_name TEXT NOT NULL, name TEXT NOT NULL,
   row_key BLOB NOT NULL, PRIMARY KEY (pipeline, schema_name, name, row_key));
+CREATE TABLE IF NOT EXISTS _syncline_parts(pipeline TEXT NOT NULL, schema_name TEXT NOT NULL, name TEXT NOT NULL,
+  known TEXT NOT NULL, joining TEXT NOT NULL, PRIMARY KEY (pipeline, schema_name, name));
 CREATE TABLE IF NOT EXISTS _syncline_indexes(pipeline TEXT NOT NULL, schema_name TEXT NOT NULL, name TEXT NOT NULL,
   index_name TEXT NOT NULL, sql TEXT NOT NULL, PRIMARY KEY (pipeline, schema_name, name, index_name));
 ";
 
-const PER_PIPELINE: [&str; 5] =
-    ["_syncline_lanes", "_syncline_tables", "_syncline_chunks", "_syncline_rereads", "_syncline_indexes"];
+const PER_PIPELINE: [&str; 6] = [
+    "_syncline_lanes",
+    "_syncline_tables",
+    "_syncline_chunks",
+    "_syncline_rereads",
+    "_syncline_parts",
+    "_syncline_indexes",
+];
 
 /// Makes the bookkeeping if it is absent, and takes the next fencing token. To be called in a write transaction.
 ///
@@ -79,6 +87,7 @@ pub(super) fn exists(conn: &Connection) -> Result<bool> {
 /// Forgets a pipeline, and drops the bookkeeping with the last.
 pub(super) fn forget(conn: &Connection, pipeline: &PipelineName) -> Result<()> {
     let doing = "forgetting the pipeline";
+    conn.execute_batch(TABLES).during(doing)?;
     for table in PER_PIPELINE {
         let sql = format!("DELETE FROM {table} WHERE pipeline = ?1");
         conn.execute(&sql, [pipeline.as_str()]).during(doing)?;
@@ -133,6 +142,7 @@ pub(super) fn read(conn: &Connection, pipeline: &PipelineName) -> Result<Checkpo
             generation: row.get(3).during(READING)?,
             chunks: BTreeMap::new(),
             rereads: BTreeSet::new(),
+            parts: Parts::default(),
         };
         tables.insert(table_of(row)?, state);
         Ok(())
@@ -160,6 +170,11 @@ pub(super) fn read(conn: &Connection, pipeline: &PipelineName) -> Result<Checkpo
             state.rereads.insert(RowKey(key.clone().into()));
         })
     })?;
+    let sql = "SELECT schema_name, name, known, joining FROM _syncline_parts WHERE pipeline = ?1";
+    each(conn, sql, pipeline, |row| {
+        let parts = Parts { known: from_json(row, 2)?, joining: from_json(row, 3)? };
+        owned(&mut tables, row, &|state| state.parts = parts.clone())
+    })?;
     Ok(Checkpoint { lanes, tables, origin })
 }
 
@@ -175,6 +190,18 @@ fn each(
         take(row)?;
     }
     Ok(())
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
+    let text: String = row.get(column).during(READING)?;
+    serde_json::from_str(&text).map_err(|error| {
+        Error::conflict("the parts of a table in the bookkeeping cannot be read").with_source(error)
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::bug("parts cannot be written as JSON").with_source(error))
 }
 
 fn table_of(row: &Row<'_>) -> Result<TableId> {
@@ -219,6 +246,7 @@ impl Writer<'_> {
                 let sql = "UPDATE _syncline_pipelines SET origin = ?2 WHERE name = ?1";
                 self.run(sql, [self.pipeline, origin]).map(|_| ())
             }
+            Change::Parts { table, parts } => self.parts(table, parts),
         }
     }
 
@@ -249,8 +277,22 @@ impl Writer<'_> {
         self.run(sql, (self.pipeline, &table.schema, &table.name, phase.as_str(), generation))?;
         if phase == TablePhase::Consistent {
             self.clear("_syncline_chunks", table)?;
+            self.nothing_joins(table)?;
         }
         Ok(())
+    }
+
+    fn nothing_joins(&self, table: &TableId) -> Result<()> {
+        let sql = "UPDATE _syncline_parts SET joining = '[]' WHERE pipeline = ?1 AND schema_name = ?2 AND name = ?3";
+        self.run(sql, (self.pipeline, &table.schema, &table.name)).map(|_| ())
+    }
+
+    fn parts(&self, table: &TableId, parts: &Parts) -> Result<()> {
+        self.owned(table)?;
+        let sql = "INSERT OR REPLACE INTO _syncline_parts(pipeline, schema_name, name, known, joining)
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        let (known, joining) = (json(&parts.known)?, json(&parts.joining)?);
+        self.run(sql, (self.pipeline, &table.schema, &table.name, known, joining)).map(|_| ())
     }
 
     fn clear(&self, of: &str, table: &TableId) -> Result<()> {
@@ -290,7 +332,8 @@ impl Writer<'_> {
         let raised = self.run(sql, (self.pipeline, &table.schema, &table.name, generation, phase))?;
         fits(raised == 1, || Misfit(format!("table {table} is not at the generation before")))?;
         self.clear("_syncline_chunks", table)?;
-        self.clear("_syncline_rereads", table)
+        self.clear("_syncline_rereads", table)?;
+        self.nothing_joins(table)
     }
 
     fn owned(&self, table: &TableId) -> Result<()> {
@@ -352,7 +395,12 @@ mod tests {
             }),
             (table.clone(), 0_u32..4).prop_map(|(table, generation)| Change::Reset { table, generation }),
             (table.clone(), keys.clone()).prop_map(|(table, keys)| Change::AddReread { table, keys }),
-            (table, keys).prop_map(|(table, keys)| Change::RemoveReread { table, keys }),
+            (table.clone(), keys).prop_map(|(table, keys)| Change::RemoveReread { table, keys }),
+            (table, 0_u8..3, 0_u8..3).prop_map(|(table, known, joining)| {
+                let known = (0..known).map(|n| (n.to_string(), "shown".to_owned())).collect();
+                let joining = (0..joining).map(|n| n.to_string()).collect();
+                Change::Parts { table, parts: Parts { known, joining } }
+            }),
             "[a-c]".prop_map(Change::Origin),
         ]
     }

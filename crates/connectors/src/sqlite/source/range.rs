@@ -239,6 +239,7 @@ mod tests {
             generation: 1,
             chunks: (0..).zip(entries.iter().map(entry)).collect::<BTreeMap<_, _>>(),
             rereads: BTreeSet::new(),
+            parts: syncline_core::Parts::default(),
         }
     }
 

@@ -342,3 +342,47 @@ async fn what_stays_is_measured_and_dropping_leaves_nothing() {
     }
     assert_eq!(world.leftovers().await, Vec::<String>::new(), "the statement that is offered does it");
 }
+
+/// Trap 12: a leaf is told by how it came to be one, not by its name.
+#[tokio::test]
+async fn trap_12_leaves_are_known_by_how_they_came() {
+    let Some(world) = World::new(
+        "CREATE TABLE plain (id int PRIMARY KEY); CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+         CREATE TABLE p11 PARTITION OF p1 FOR VALUES FROM (0) TO (5); CREATE TABLE p2 PARTITION OF p DEFAULT;
+         CREATE TABLE nothing (id int PRIMARY KEY) PARTITION BY LIST (id); INSERT INTO p VALUES (1)",
+    )
+    .await
+    else {
+        return;
+    };
+    let tables = ["plain", "p", "nothing"].map(|name| syncline_core::TableId::new("public", name));
+    let p = tables[1].clone();
+    let streams = world.source.streams().unwrap();
+    let look = async || streams.parts(&tables).await.unwrap();
+    let first = look().await;
+    assert_eq!(first.keys().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["nothing", "p"]);
+    assert!(first[&tables[2]].is_empty());
+    let names = |found: &std::collections::BTreeMap<String, String>| {
+        let mut names: Vec<_> = found.values().cloned().collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&first[&p]), ["public.p11", "public.p2"]);
+    let filled = streams.filled(&p, &first[&p].keys().cloned().collect()).await.unwrap();
+    assert_eq!(filled.iter().map(|part| first[&p][part].as_str()).collect::<Vec<_>>(), ["public.p11"]);
+    for statement in
+        ["ALTER TABLE p11 RENAME TO renamed", "VACUUM FULL renamed", "ALTER TABLE renamed ADD CHECK (id < 7)"]
+    {
+        world.sql(statement).await;
+    }
+    let same = look().await;
+    assert_eq!(same[&p].keys().collect::<Vec<_>>(), first[&p].keys().collect::<Vec<_>>());
+    assert_eq!(names(&same[&p]), ["public.p2", "public.renamed"]);
+    world.sql("ALTER TABLE p DETACH PARTITION p1; ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10)").await;
+    let again = look().await;
+    assert_eq!(names(&again[&p]), names(&same[&p]));
+    assert_eq!(again[&p].keys().filter(|part| first[&p].contains_key(*part)).count(), 1, "{again:?}");
+    world.sql("ALTER TABLE p DETACH PARTITION p1").await;
+    assert_eq!(names(&look().await[&p]), ["public.p2"]);
+}

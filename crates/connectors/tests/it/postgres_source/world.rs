@@ -110,7 +110,13 @@ pub(super) fn without(table: &str, column: &str) -> Selection {
 }
 
 pub(super) fn ledger(generation: u32) -> TableState {
-    TableState { phase: TablePhase::Snapshot, generation, chunks: BTreeMap::new(), rereads: BTreeSet::new() }
+    TableState {
+        phase: TablePhase::Snapshot,
+        generation,
+        chunks: BTreeMap::new(),
+        rereads: BTreeSet::new(),
+        parts: syncline_core::Parts::default(),
+    }
 }
 
 pub(super) fn enter(state: &mut TableState, chunk: &Chunk, mark: &ReadMark) {

@@ -160,6 +160,7 @@ async fn typed_values_of_a_source() {
             generation: 1,
             chunks: std::collections::BTreeMap::new(),
             rereads: std::collections::BTreeSet::new(),
+            parts: syncline_core::Parts::default(),
         };
         let options = SnapshotOptions { resumable: false, streamed: true };
         let ChunkPlan::Chunks(chunks) = snapshots.plan(&table, &state, options).await? else {

@@ -167,6 +167,7 @@ pub(crate) async fn try_copy(
         generation: 1,
         chunks: std::collections::BTreeMap::new(),
         rereads: std::collections::BTreeSet::new(),
+        parts: syncline_core::Parts::default(),
     };
     let options = SnapshotOptions { resumable: false, streamed };
     let ChunkPlan::Chunks(chunks) = snapshots.plan(table, &state, options).await? else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Change, Checkpoint, ChunkEntry, Delta, ErrorKind, Lane, LoadKind, TablePhase, TableState,
+    Change, Checkpoint, ChunkEntry, Delta, ErrorKind, Lane, LoadKind, Parts, TablePhase, TableState,
 };
 
 use crate::conformance::report::Outcome;
@@ -36,6 +36,7 @@ pub async fn a_delta_that_does_not_fit_changes_nothing(harness: &dyn Destination
         chunk_entered(&codes, 2, 1),
         Change::Reset { table: codes.id.clone(), generation: 1 },
         Change::Reset { table: codes.id.clone(), generation: 3 },
+        parts(&held.table(Standard::Pairs), &[]),
     ];
     for misfit in misfits {
         let (from, to) = (at(BEGINNING), at(BEGINNING + 1));
@@ -77,6 +78,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
         mark(&items, TablePhase::Snapshot),
         mark(&codes, TablePhase::Snapshot),
         chunk_entered(&codes, 1, 0),
+        parts(&codes, &["x"]),
     ])
     .await;
     let reread = |keys: &[syncline_core::RowKey]| keys.to_vec();
@@ -89,6 +91,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
         Change::AddReread { table: items.id.clone(), keys: reread(&keys[..1]) },
         chunk_entered(&items, 1, 4),
         chunk_entered(&items, 1, 2),
+        parts(&items, &["y 'quoted'"]),
         mark(&items, TablePhase::Closing),
         Change::Close { lane: own(&codes), at: at(6) },
         mark(&codes, TablePhase::Consistent),
@@ -104,6 +107,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
                     generation: 1,
                     chunks: BTreeMap::from([(2, entry(2)), (4, entry(4))]),
                     rereads: BTreeSet::from([keys[0].clone(), keys[2].clone()]),
+                    parts: parts_of(&["y 'quoted'"]),
                 },
             ),
             (
@@ -114,6 +118,8 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
                     // Consistent: nothing is cut by the ledger any more.
                     chunks: BTreeMap::new(),
                     rereads: BTreeSet::new(),
+                    // Nor by what joined it.
+                    parts: parts_of(&[]),
                 },
             ),
         ]),
@@ -122,6 +128,16 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
     assert_eq!(held.checkpoint().await, expected);
     assert_eq!(held.reopened().await.checkpoint().await, expected, "in the next process too");
     Outcome::Passed
+}
+
+/// Two parts that are known, and those that join.
+fn parts_of(joining: &[&str]) -> Parts {
+    let known = ["x", "y 'quoted'"].map(|part| (part.to_owned(), format!("{part} \"shown\"")));
+    Parts { known: BTreeMap::from(known), joining: joining.iter().map(|&part| part.to_owned()).collect() }
+}
+
+fn parts(table: &syncline_core::TableSchema, joining: &[&str]) -> Change {
+    Change::Parts { table: table.id.clone(), parts: parts_of(joining) }
 }
 
 /// A lane moves on without data (progress), and its own old position does not fit twice.

@@ -241,6 +241,7 @@ pub(crate) fn fresh_ledger() -> TableState {
         generation: 1,
         chunks: BTreeMap::new(),
         rereads: BTreeSet::new(),
+        parts: syncline_core::Parts::default(),
     }
 }
 

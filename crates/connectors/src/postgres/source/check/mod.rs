@@ -151,8 +151,10 @@ fn notes(relation: &Relation, streamed: bool) -> Vec<Finding> {
         notes.push(finding(Severity::Warning, "no_key", &relation.id, message, Some(remedy)));
     }
     if streamed && relation.kind == Kind::Partitioned {
-        let message = "rows that ATTACH PARTITION brings and DETACH PARTITION takes are not in the log";
-        let remedy = "attach partitions empty and fill them then; else start over: syncline drop NAME, then sync with --prepare truncate"
+        let message = "ATTACH, DETACH and DROP of a partition are not in the log: a partition that comes with rows is read when it \
+            is noticed, one that goes stops the table";
+        let remedy = "after a partition was detached or dropped, run again with --prepare truncate: only what has stopped is read \
+            again"
             .to_owned();
         notes.push(finding(Severity::Note, "partitions", &relation.id, message, Some(remedy)));
     }

@@ -8,7 +8,7 @@ mod publication;
 mod slot;
 mod wait;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use syncline_core::{
@@ -18,7 +18,7 @@ use syncline_core::{
 
 use super::catalog::Catalog;
 use super::check::server::Server;
-use super::{PostgresSource, check, stream};
+use super::{PostgresSource, check, parts, stream};
 use crate::postgres::connect::Session;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::{error, quote};
@@ -82,6 +82,18 @@ impl Streams for PostgresSource {
         let captured = publication::captured(&session, &name_of(pipeline)).await?;
         self.pool.give(session);
         Ok(captured)
+    }
+
+    async fn parts(&self, tables: &[TableId]) -> Result<BTreeMap<TableId, BTreeMap<String, String>>> {
+        let found = parts::leaves(&self.pool, tables).await?;
+        let shown = |leaves: BTreeMap<String, TableId>| {
+            leaves.into_iter().map(|(part, leaf)| (part, leaf.to_string())).collect()
+        };
+        Ok(found.into_iter().map(|(table, leaves)| (table, shown(leaves))).collect())
+    }
+
+    async fn filled(&self, table: &TableId, parts: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        parts::filled(&self.pool, table, parts).await
     }
 
     async fn settled(&self, origin: &Origin) -> Result<Option<String>> {

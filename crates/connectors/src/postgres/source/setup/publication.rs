@@ -108,11 +108,12 @@ fn tables(members: &BTreeSet<Member>) -> String {
 }
 
 /// The tables in a publication; `None` if there is no such publication. A table that was dropped, or dropped and made
-/// again, is not among them: the publication knew the table, not its name.
+/// again, is not among them: the publication knew the table, not its name. Nor is one that has become a partition: what
+/// happens to it is told of its root.
 pub(super) async fn captured(session: &Session, name: &str) -> Result<Option<BTreeSet<TableId>>> {
     let sql = "SELECT n.nspname::text, c.relname::text
                FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid
-               LEFT JOIN pg_class c ON c.oid = r.prrelid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+               LEFT JOIN pg_class c ON c.oid = r.prrelid AND NOT c.relispartition LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE p.pubname = $1";
     let rows = session.query(sql, &[&name]).await;
     let rows = rows.map_err(|e| error::from_client(e, "reading the publication"))?;

@@ -48,6 +48,9 @@ enum Chunks {
     Some(usize),
     /// Ranges of the first key column, ascending and apart.
     Keys(Order, Vec<KeyRange>),
+    /// Leaves that join, some or all: which keys are theirs is not known here. A change that one of them saw is applied
+    /// again, all others are applied.
+    Leaves(Vec<usize>),
 }
 
 struct KeyRange {
@@ -84,7 +87,9 @@ impl Cutter {
                 range => parts.push((range, mark)),
             }
         }
-        Ok(Self { table: table.clone(), marks, chunks: Chunks::of(&parts)?, rereads })
+        let chunks =
+            if state.parts.joining.is_empty() { Chunks::of(&parts)? } else { Chunks::of_leaves(&parts)? };
+        Ok(Self { table: table.clone(), marks, chunks, rereads })
     }
 
     /// The verdict over one key.
@@ -112,6 +117,10 @@ impl Cutter {
                 })?;
                 Ok(find(ranges, &key).map_or(Verdict::Unread, |mark| self.by_mark(mark, transaction)))
             }
+            Chunks::Leaves(marks) if marks.iter().any(|&mark| self.marks[mark].saw(transaction)) => {
+                Ok(Verdict::Again)
+            }
+            Chunks::Leaves(_) => Ok(Verdict::Apply),
         }
     }
 
@@ -121,6 +130,11 @@ impl Cutter {
 
     /// A truncate concerns every key. Chunks still unread will see it; of the loaded ones all must agree.
     fn over_all(&self, transaction: u64) -> Verdict {
+        // After it everything comes by the log, also what the chunks of leaves have; but not what a re-read has.
+        if matches!(self.chunks, Chunks::Leaves(_)) {
+            let reread = self.rereads.marks.values().any(|&mark| self.marks[mark].saw(transaction));
+            return if reread { Verdict::Mixed } else { Verdict::Apply };
+        }
         let mut verdicts = self.marks.iter().map(|mark| mark.saw(transaction));
         match verdicts.next() {
             None => Verdict::Unread,
@@ -133,10 +147,6 @@ impl Cutter {
 
 impl Chunks {
     fn of(parts: &[(Range, usize)]) -> Result<Self> {
-        let misfit = || {
-            Error::conflict("the chunks of its ledger do not go together")
-                .with_remedy("start the table's snapshot anew: drop the pipeline and run it again")
-        };
         let count = u32::try_from(parts.len()).map_err(|_| misfit())?;
         let Some((first, mark)) = parts.first() else { return Ok(Self::None) };
         let one_mark = parts.iter().all(|(_, other)| other == mark);
@@ -168,9 +178,22 @@ impl Chunks {
                 let apart = ranges.windows(2).all(|pair| pair[0].to.is_some() && pair[0].to <= pair[1].from);
                 if apart { Ok(Self::Keys(order, ranges)) } else { Err(misfit()) }
             }
-            Range::Whole | Range::Blocks { .. } | Range::Rows { .. } => Err(misfit()),
+            Range::Whole | Range::Blocks { .. } | Range::Rows { .. } | Range::Leaf { .. } => Err(misfit()),
         }
     }
+
+    fn of_leaves(parts: &[(Range, usize)]) -> Result<Self> {
+        let mark = |(range, mark): &(Range, usize)| match range {
+            Range::Leaf { .. } => Ok(*mark),
+            _ => Err(misfit()),
+        };
+        parts.iter().map(mark).collect::<Result<_>>().map(Self::Leaves)
+    }
+}
+
+fn misfit() -> Error {
+    Error::conflict("the chunks of its ledger do not go together")
+        .with_remedy("start the table's snapshot anew: drop the pipeline and run it again")
 }
 
 /// The mark of the range that holds a key.

@@ -22,15 +22,15 @@ mod range;
 mod read;
 mod survey;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use async_trait::async_trait;
 use syncline_core::encoding::BulkRows;
 use syncline_core::{
-    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Error, ReadMark, Result, RowKey, SnapshotOptions,
-    Snapshots, TableId, TableSchema, TableState,
+    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Error, ErrorKind, ReadMark, Result, RowKey,
+    SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
 };
 
 use self::cut::Cutter;
@@ -40,6 +40,7 @@ use self::plan::Mode;
 use self::range::Range;
 use self::read::{Begun, Request, Rows};
 use self::survey::{LeadingKey, Survey};
+use super::parts;
 use super::pool::Pool;
 use super::{show, typed};
 use crate::postgres::connect::Session;
@@ -71,6 +72,8 @@ enum Way {
     Whole { partitioned: bool },
     /// All chunks in their common snapshot.
     One(OneSnapshot),
+    /// Leaves that join the table, by their names; a chunk each.
+    Leaves(BTreeMap<String, TableId>),
 }
 
 struct OneSnapshot {
@@ -132,8 +135,36 @@ impl Snapshotter {
                 self.pool.give(session);
                 Ok(plan)
             }
-            Range::Rows { .. } => Err(Error::bug("a re-read was taken for a chunk").with_table(&table.id)),
+            Range::Rows { .. } | Range::Leaf { .. } => {
+                Err(Error::bug("a chunk of another kind is in the ledger").with_table(&table.id))
+            }
         }
+    }
+
+    /// What is left of the leaves that join.
+    async fn plan_leaves(
+        &self,
+        table: &Arc<TableSchema>,
+        state: &TableState,
+        loaded: &[Range],
+    ) -> Result<ChunkPlan> {
+        let found = parts::leaves(&self.pool, std::slice::from_ref(&table.id)).await?;
+        let leaves = found.get(&table.id).cloned().unwrap_or_default();
+        let first_n = state.chunks.last_key_value().map_or(0, |(n, _)| n + 1);
+        let mut chunks = Vec::new();
+        for part in &state.parts.joining {
+            let range = Range::Leaf { part: part.clone() };
+            if loaded.contains(&range) {
+                continue;
+            }
+            if !leaves.contains_key(part) {
+                return Err(leaf_gone(&table.id));
+            }
+            let n = first_n.saturating_add(u32::try_from(chunks.len()).unwrap_or(u32::MAX));
+            chunks.push(Chunk { n, range: range.to_text()?, rows_estimated: 0 });
+        }
+        self.remember(&table.id, Plan { generation: state.generation, way: Way::Leaves(leaves) });
+        Ok(ChunkPlan::Chunks(chunks))
     }
 
     async fn plan_keys(
@@ -237,7 +268,7 @@ impl Plan {
     fn one_snapshot(&self) -> Option<&OneSnapshot> {
         match &self.way {
             Way::One(one) => Some(one),
-            Way::Keys(_) | Way::Whole { .. } => None,
+            Way::Keys(_) | Way::Whole { .. } | Way::Leaves(_) => None,
         }
     }
 }
@@ -247,6 +278,13 @@ impl OneSnapshot {
         let loaded = |chunk: &&Chunk| !state.chunks.values().any(|entry| entry.range == chunk.range);
         self.chunks.iter().filter(loaded).cloned().collect()
     }
+}
+
+/// A leaf cannot be read any more; what it brought is not known.
+fn leaf_gone(table: &TableId) -> Error {
+    Error::new(ErrorKind::Data, "a partition that was to be read was detached or dropped again")
+        .with_table(table)
+        .with_remedy("run again with --prepare truncate")
 }
 
 /// Whether a ledger's chunks were read in the snapshot that is held.
@@ -264,7 +302,9 @@ impl Snapshots for Snapshotter {
         options: SnapshotOptions,
     ) -> Result<ChunkPlan> {
         let loaded = plan::loaded_ranges(state).map_err(|error| error.with_table(&table.id))?;
-        if loaded.is_empty() {
+        if !state.parts.joining.is_empty() {
+            self.plan_leaves(table, state, &loaded).await
+        } else if loaded.is_empty() {
             self.begin(table, options, state).await
         } else {
             self.resume(table, state, &loaded).await
@@ -294,10 +334,18 @@ impl Snapshots for Snapshotter {
                 let held = one.holder.held().await?;
                 (&leaf, Rows::Blocks { from: *from, to: *to }, Some(held.name.as_str()), Some(*node))
             }
+            (Range::Leaf { part }, Way::Leaves(leaves)) => {
+                let leaf = leaves.get(part).ok_or_else(|| leaf_gone(&table.id))?;
+                (leaf, Rows::Blocks { from: None, to: None }, None, None)
+            }
             _ => return Err(Error::bug("a chunk is not of the table's present plan").with_table(&table.id)),
         };
         let request = Request { table, relation, rows, snapshot, node };
-        Ok(match read::begin(&self.pool, &request).await? {
+        let begun = read::begin(&self.pool, &request).await.map_err(|error| match (&range, error.code()) {
+            (Range::Leaf { .. }, Some("42P01")) => leaf_gone(&table.id),
+            _ => error,
+        });
+        Ok(match begun? {
             Begun::Reading(reader) => ChunkRead::Reading(reader),
             Begun::SnapshotLost => ChunkRead::StartOver(LOST.to_owned()),
             Begun::Rewritten => ChunkRead::StartOver(REWRITTEN.to_owned()),

@@ -34,6 +34,8 @@ pub(super) enum Range {
         /// Number of chunks of the plan, so that a complete ledger is known without the plan.
         of: u32,
     },
+    /// All of a leaf that joins the table, by its name of [`crate::postgres::source::parts`]; read in a snapshot of its own.
+    Leaf { part: String },
     /// Exactly these (a re-read), as hexadecimal row keys.
     Rows {
         /// How the key columns were carried, a letter each: a key in another carriage has other bytes.
@@ -103,6 +105,7 @@ mod tests {
         let ranges = [
             Range::Keys { order: Order::Int, from: None, to: Some("12".into()) },
             Range::Whole,
+            Range::Leaf { part: "16384:745/16390:751".into() },
             Range::Blocks { leaf: ("a".into(), "b\"".into()), node: 7, from: Some(0), to: None, of: 3 },
             Range::Rows { form: "nt".into(), keys: vec!["00ff".into()] },
         ];

@@ -38,6 +38,7 @@ fn state(entries: Vec<(Range, &str)>) -> TableState {
         generation: 1,
         chunks: (0..).zip(entries.into_iter().map(entry)).collect::<BTreeMap<_, _>>(),
         rereads: BTreeSet::new(),
+        parts: syncline_core::Parts::default(),
     }
 }
 
@@ -196,4 +197,28 @@ proptest! {
             changes.iter().map(|(key, old, xid)| (expected(*key, *xid), expected(old.unwrap_or(*key), *xid))).collect();
         prop_assert_eq!(judge(&state(entries), &list, &ids), want);
     }
+}
+
+/// Trap 12: whose key it is cannot be told, so what a leaf's chunk saw is applied again, and the rest is applied.
+#[test]
+fn trap_12_while_leaves_join_nothing_is_left_out() {
+    let leaf = |part: &str| Range::Leaf { part: part.into() };
+    let judge = |entries, changes: &[(Operation, Option<i32>, i32)]| {
+        let mut state = state(entries);
+        state.parts.joining = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        let transactions: Vec<_> =
+            (0..changes.len() as u64).map(|n| Transaction { id: 10 + n, committed_at_us: 0 }).collect();
+        let cuts = Cutter::new(&table(), &state).unwrap().judge(&batch(changes), &transactions).unwrap();
+        cuts.iter().map(|cut| cut.new).collect::<Vec<_>>()
+    };
+    let updates = [1, 2, 3].map(|key| (Update, None, key));
+    assert_eq!(judge(vec![], &updates), [Apply; 3]);
+    let entries = || vec![(leaf("a"), "10:10:"), (leaf("b"), "12:12:")];
+    assert_eq!(judge(entries(), &updates), [Verdict::Again, Verdict::Again, Apply]);
+    let truncates = [(Truncate, None, 0); 3];
+    assert_eq!(judge(entries(), &truncates), [Apply; 3]);
+    let mut reread = entries();
+    reread.push((Range::of_rows(&table(), &[]), "11:11:"));
+    assert_eq!(judge(reread, &updates), [Verdict::Again, Verdict::Again, Apply]);
+    assert!(Cutter::new(&table(), &state(entries())).is_err(), "leaves alone are not a whole table");
 }
