@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use syncline_core::encoding::{self, BulkRows};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Result, SnapshotOptions, Snapshots, Source,
-    TablePhase, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, Result, SnapshotOptions, Snapshots,
+    Source, TablePhase, TableSchema, TableState,
 };
 use tokio::task::JoinSet;
 
@@ -163,5 +163,11 @@ fn next(waiting: &Mutex<VecDeque<Chunk>>) -> Option<Chunk> {
 
 /// A table of which nothing was read yet.
 fn unread() -> TableState {
-    TableState { phase: TablePhase::Snapshot, generation: 1, chunks: [].into(), rereads: [].into() }
+    TableState {
+        phase: TablePhase::Snapshot,
+        generation: 1,
+        chunks: [].into(),
+        rereads: [].into(),
+        parts: Parts::default(),
+    }
 }
