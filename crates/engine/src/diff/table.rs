@@ -15,12 +15,13 @@ use super::sketches::{
     TableDigest,
 };
 
-/// Differing rows that one scan can show, an update counting twice: 4 MB of cells for each reader.
-const ROWS_PER_SCAN: u64 = 40_000;
+/// Differing rows that one scan can show, an update counting twice: 1 MB of cells for each reader, which stay in a
+/// processor's cache.
+const ROWS_PER_SCAN: u64 = 10_000;
 /// Into how many ranges a large difference is cut at most; beyond, it is a case for a new snapshot.
-const RANGES_MAX: u64 = 64;
+const RANGES_MAX: u64 = 256;
 /// Ranges looked at in one scan: bounds its memory.
-const RANGES_PER_SCAN: usize = 4;
+const RANGES_PER_SCAN: usize = 16;
 /// Bytes of encoded rows that are held to be shown.
 const SHOWN_BYTES_MAX: usize = 32 << 20;
 
