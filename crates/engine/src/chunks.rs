@@ -40,7 +40,7 @@ impl Workers {
         Self { count, tables: Semaphore::new(count), tables_left: AtomicUsize::new(tables) }
     }
 
-    /// Chunks of one table that may be carried now.
+    /// Chunks of one table that may be under way now; those of all tables together are no more than the workers.
     fn share(&self) -> usize {
         let tables = self.tables_left.load(Ordering::Relaxed).clamp(1, self.count);
         self.count / tables
@@ -211,22 +211,14 @@ async fn load_chunks(
     generation: u32,
     workers: &Workers,
 ) -> Result<Outcome> {
-    let carrying = Semaphore::new(0);
-    let mut granted = 0;
     let mut running: FuturesUnordered<_> = FuturesUnordered::new();
     let mut waiting = chunks.iter();
     let mut outcome = Outcome::Loaded;
     loop {
         let may_start = matches!(outcome, Outcome::Loaded);
-        // The share grows when other tables are done.
-        let share = workers.share().max(granted);
-        carrying.add_permits(share - granted);
-        granted = share;
-        // One more than is carried: while one commits, the next has begun to be read, and neither side waits for the other's
-        // disk.
-        let next = if may_start && running.len() <= share { waiting.next() } else { None };
+        let next = if may_start && running.len() < workers.share() { waiting.next() } else { None };
         if let Some(chunk) = next {
-            running.push(load_chunk(attempt, snapshots, table, chunk, generation, &carrying));
+            running.push(load_chunk(attempt, snapshots, table, chunk, generation));
             continue;
         }
         match running.next().await {
@@ -246,7 +238,6 @@ async fn load_chunk(
     table: &Arc<TableSchema>,
     chunk: &Chunk,
     generation: u32,
-    carrying: &Semaphore,
 ) -> Result<Outcome> {
     loop {
         if attempt.context.control.draining().is_cancelled() || attempt.context.board.is_stopped(&table.id) {
@@ -268,9 +259,7 @@ async fn load_chunk(
         let kind = LoadKind::Chunk { table: table.id.clone(), generation, n: chunk.n };
         let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
         let entry = ChunkEntry { range: chunk.range.clone(), mark: reader.mark().0.clone(), rows: 0 };
-        let permit = carrying.acquire().await.map_err(|_| Error::bug("the workers are gone"))?;
         let load = carry(table, reader.as_mut(), load).await?;
-        drop(permit);
         let change = Change::Chunk { table: table.id.clone(), generation, n: chunk.n, entry };
         let durable = attempt.commit(load, &Delta::of(vec![change])).await?;
         attempt.context.board.rows_done(&table.id, durable.counts.applied);
