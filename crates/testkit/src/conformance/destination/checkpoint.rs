@@ -126,7 +126,14 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
         origin: Some("system 2 'quoted'".into()),
     };
     assert_eq!(held.checkpoint().await, expected);
-    assert_eq!(held.reopened().await.checkpoint().await, expected, "in the next process too");
+    let held = held.reopened().await;
+    assert_eq!(held.checkpoint().await, expected, "in the next process too");
+    held.note(vec![Change::Reset { table: items.id.clone(), generation: 2 }]).await;
+    assert_eq!(
+        held.checkpoint().await.tables[&items.id].parts,
+        parts_of(&[]),
+        "a new ledger covers the whole table"
+    );
     Outcome::Passed
 }
 
