@@ -16,9 +16,6 @@ use super::encoder::Encoder;
 use super::keys;
 use super::pairing::ComparedColumn;
 
-/// Keys asked for at once.
-const KEYS_MAX: usize = 1_000;
-
 /// All rows at one moment as far as the source can: nothing follows that would need anything else.
 const OPTIONS: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false };
 
@@ -128,15 +125,13 @@ impl Side {
     /// in another way than the encoding says.
     pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
         let mut found = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(KEYS_MAX) {
-            let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
-            let (rows, _) = self.snapshots()?.read_keys(&self.table, &batch).await?;
-            self.encode(&rows, &mut |row| {
-                let EncodedRow { key, row } = self.split(row)?;
-                found.push((key.into(), row.into()));
-                Ok(())
-            })?;
-        }
+        let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
+        let (rows, _) = self.snapshots()?.read_keys(&self.table, &batch).await?;
+        self.encode(&rows, &mut |row| {
+            let EncodedRow { key, row } = self.split(row)?;
+            found.push((key.into(), row.into()));
+            Ok(())
+        })?;
         Ok(found)
     }
 

@@ -19,11 +19,14 @@ use super::sketches::{
 /// processor's cache.
 const ROWS_PER_SCAN: u64 = 10_000;
 /// Into how many ranges a large difference is cut at most; beyond, it is a case for a new snapshot.
-const RANGES_MAX: u64 = 256;
+const RANGES_MAX: u64 = 64;
 /// Ranges looked at in one scan: bounds its memory.
-const RANGES_PER_SCAN: usize = 16;
+const RANGES_PER_SCAN: usize = 8;
 /// Bytes of encoded rows that are held to be shown.
 const SHOWN_BYTES_MAX: usize = 32 << 20;
+
+/// Keys asked for at once.
+const KEYS_MAX: usize = 100;
 
 /// How a comparison is made.
 #[derive(Debug, Clone, Copy)]
@@ -280,8 +283,13 @@ impl Comparison<'_> {
         };
         let keys: Vec<Box<[u8]>> = named.iter().filter_map(bytes).collect();
         let mut rows = Rows::new();
-        for (key, row) in side.rows_of(&keys).await? {
-            rows.entry(key).or_default().push(row);
+        let mut bytes = 0;
+        for keys in keys.chunks(KEYS_MAX) {
+            for (key, row) in side.rows_of(keys).await? {
+                bytes += row.len();
+                rows.entry(key).or_default().push(row);
+            }
+            require_shown(bytes)?;
         }
         keys.iter().filter(|key| !rows.contains_key(*key)).for_each(|key| lookup.add_key(key));
         if lookup.is_empty() {
@@ -291,11 +299,11 @@ impl Comparison<'_> {
             || (Vec::<(Box<[u8]>, Box<[u8]>)>::new(), 0_usize),
             move |(found, bytes), row| {
                 let is_looked_for = lookup.key(row.key).is_some() || lookup.row(row.row).is_some();
-                if is_looked_for && *bytes < SHOWN_BYTES_MAX {
+                if is_looked_for {
                     *bytes += row.row.len();
                     found.push((row.key.into(), row.row.into()));
                 }
-                Ok(())
+                require_shown(*bytes)
             },
         );
         for (key, row) in found.await?.into_iter().flat_map(|(found, _)| found) {
@@ -391,6 +399,15 @@ impl Comparison<'_> {
 
 /// Rows by their key; several where a key is there more than once.
 type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
+
+/// A row left out would look as if a side did not have it, so there is an error instead.
+fn require_shown(bytes: usize) -> Result<()> {
+    if bytes <= SHOWN_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::configuration("the differing rows to be shown are larger than 32 MiB together")
+        .with_remedy("show fewer of them, with --samples"))
+}
 
 fn of_sketches(error: sketches::DiffError) -> Error {
     Error::bug("two sketches of this process do not fit each other").with_source(error)

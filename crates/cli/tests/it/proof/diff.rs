@@ -140,7 +140,7 @@ async fn a_difference_is_shown_with_both_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_difference_is_cut_into_ranges_and_a_hopeless_one_is_only_estimated() {
+async fn a_large_difference_is_cut_into_ranges() {
     let Some(pair) = Pair::start().await else { return };
     let table = "CREATE TABLE t (id int PRIMARY KEY, v int)";
     pair.source
@@ -206,4 +206,18 @@ fn sqlite_values_are_compared_with_their_class() {
     Connection::open(room.path("b.db")).unwrap().execute_batch(change).unwrap();
     let found = tables(&room.run(&compared).ends_with(3));
     assert_eq!(keys(&found["t"], "changed"), set(&["1", "4"]));
+}
+
+#[test]
+fn more_than_can_be_shown_is_refused_never_shown_as_something_else() {
+    let room = Room::new();
+    let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB)";
+    let rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+        INSERT INTO t SELECT i, zeroblob(1000000) FROM n";
+    Connection::open(room.path("a.db")).unwrap().execute_batch(&format!("{table}; {rows}")).unwrap();
+    Connection::open(room.path("b.db")).unwrap().execute_batch(table).unwrap();
+    let compared = ["diff", &room.url("a.db"), &room.url("b.db"), "--samples"];
+    let refused = room.run(&[&compared[..], &["40"]].concat()).ends_with(2);
+    assert!(refused.stderr.contains("--samples"), "{}", refused.stderr);
+    room.run(&[&compared[..], &["10"]].concat()).ends_with(3);
 }
