@@ -82,7 +82,7 @@ pub(crate) enum Command {
     /// Look for everything that would stop or hurt a pipeline; changes nothing.
     #[command(override_usage = CHECK_USAGE, after_help = URLS, after_long_help = sync_long_help())]
     Check(SyncArgs),
-    /// Compare two sides, row by row, and say where they differ; changes nothing.
+    /// Compare two sides, row by row, and say where they differ; with --repair, write the rows that do.
     #[command(after_help = URLS, after_long_help = sync_long_help())]
     Diff(DiffArgs),
     /// List the tables of a source as Syncline sees them.
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Discover(DiscoverArgs),
     /// Show what pipelines are doing, or how their last run ended.
     Status(StatusArgs),
+    /// Show past runs: syncs, comparisons and repairs.
+    Runs(RunsArgs),
     /// Remove a pipeline: slot, publication, capture triggers, bookkeeping and local state. Tables stay.
     #[command(override_usage = DROP_USAGE)]
     Drop(DropArgs),
@@ -253,6 +255,57 @@ pub(crate) struct DiffArgs {
     /// Differing rows of a table that are shown with their values; the others are only counted.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) samples: usize,
+    /// Write every differing row to a file: Parquet if it ends in .parquet, else one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the differing rows at the destination as the source has them. A table is repaired in one commit.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Say what --repair would do, and change nothing. What is shown can be run with --approve.
+    #[arg(long, conflicts_with = "repair")]
+    pub(crate) plan: bool,
+    /// Repair just what a plan says that was shown before, whatever the guard says of it.
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["plan", "repair", "guard", "table", "exclude"])]
+    pub(crate) approve: Option<String>,
+    /// How much a repair may change without being asked, as KIND=BOUND: inserts, updates, deletes or all; 5% of the
+    /// table's rows at the destination, 1000, or off; may be repeated [default: all=20%]. Tables with fewer than 100 rows are
+    /// exempt.
+    #[arg(long, value_name = "KIND=BOUND")]
+    pub(crate) guard: Vec<String>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+/// `runs`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct RunsArgs {
+    #[command(subcommand)]
+    pub(crate) command: RunsCommand,
+}
+
+/// What is asked of the runs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// The last runs, newest first.
+    List {
+        /// Only of this pipeline.
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// How many.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// One run: what it was asked, what it found, decided and wrote.
+    Show {
+        /// Its number.
+        #[arg(value_name = "ID")]
+        id: i64,
+        #[command(flatten)]
+        state: StateArgs,
+    },
 }
 
 /// `status`.

@@ -138,7 +138,7 @@ impl PipelineSpec {
 
 /// The URL with a file's path made absolute, so that the name derived from it, and what the store remembers of it, mean
 /// the same file from any directory.
-fn from_anywhere(url: &str) -> String {
+pub(crate) fn from_anywhere(url: &str) -> String {
     let Some(path) = url.strip_prefix("sqlite:") else { return url.to_owned() };
     let path = path.strip_prefix("//").unwrap_or(path);
     match std::path::absolute(path) {
@@ -346,6 +346,12 @@ const SLUG_BYTES_MAX: usize = 14;
 fn derived_name(source: &str, destination: &str) -> Result<PipelineName> {
     let hash = fnv1a(&[source, "\n", destination].concat()) & 0xff_ffff;
     PipelineName::new(format!("{}_to_{}_{hash:06x}", slug(source), slug(destination)))
+}
+
+/// The name under which comparisons of two addresses are remembered, and under which they write tables that nobody owns.
+pub(crate) fn name_of_diff(source: &str, destination: &str) -> Result<PipelineName> {
+    let hash = fnv1a(&[source, "\n", destination].concat()) & 0xff_ffff;
+    PipelineName::new(format!("diff_of_{}_{hash:06x}", slug(destination)))
 }
 
 /// The last part of an address in the letters a name may have.

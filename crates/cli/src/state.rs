@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use syncline_core::{Error, PipelineName, Result};
 use syncline_engine::{Phase, Summary};
-use syncline_store::{PipelineRecord, RunId, RunOutcome, Store};
+use syncline_store::{PipelineRecord, RunId, RunKind, RunOutcome, Store};
 
 use crate::args::StateArgs;
 use crate::progress::view::View;
@@ -87,7 +87,7 @@ impl Recorder {
         if running(store, &pipeline.name)?.is_none() {
             remember(store, pipeline)?;
         }
-        let run = store.begin_run(&pipeline.name, now_ms())?;
+        let run = store.begin_run(&pipeline.name, RunKind::Sync, now_ms())?;
         Ok(Self { store: store.clone(), name: pipeline.name.clone(), run, written: None })
     }
 

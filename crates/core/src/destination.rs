@@ -11,6 +11,7 @@
 //!   outcome.
 //! - *Retries* belong to the engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::error::Result;
 use crate::load::{Durable, LoadIdentity, Part};
-use crate::name::{Family, PipelineName};
+use crate::name::{Family, PipelineName, TableId};
 use crate::report::Finding;
 use crate::schema::TableSchema;
 use crate::selection::SchemaMap;
@@ -50,6 +51,13 @@ pub trait Destination: Send + Sync {
         holder: &Holder,
         map: &SchemaMap,
     ) -> Result<Arc<dyn DestinationSession>>;
+
+    /// Which of these tables of the source belong to a pipeline here, and to which; the others are left out. Reads only,
+    /// and makes nothing.
+    ///
+    /// # Errors
+    /// As any read; configuration if the bookkeeping has a newer format.
+    async fn owners(&self, tables: &[TableId], map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>>;
 
     /// Forgets a pipeline: its rows of the bookkeeping, and the bookkeeping itself with the last pipeline. The tables it
     /// loaded stay.

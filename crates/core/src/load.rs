@@ -54,6 +54,15 @@ pub enum LoadKind {
         /// Number of the re-read; it shares the numbers of the chunks.
         n: u32,
     },
+    /// Rows in which a comparison found the two sides to differ.
+    Repair {
+        /// Of which table.
+        table: TableId,
+        /// The run that compared.
+        run: i64,
+        /// Number of the load in that run.
+        n: u32,
+    },
     /// Only the checkpoint changes (a table is opened, marked, reset).
     Bookkeeping,
 }
@@ -69,6 +78,9 @@ impl fmt::Display for LoadIdentity {
             }
             LoadKind::Reread { table, generation, n } => {
                 write!(f, "{}: re-read {n} of table {table}, generation {generation}", self.pipeline)
+            }
+            LoadKind::Repair { table, run, n } => {
+                write!(f, "{}: repair {n} of table {table}, run {run}", self.pipeline)
             }
             LoadKind::Bookkeeping => write!(f, "{}: bookkeeping of lane {}", self.pipeline, self.lane),
         }

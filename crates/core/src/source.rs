@@ -67,6 +67,9 @@ pub struct SnapshotOptions {
     pub resumable: bool,
     /// Whether a stream follows. If not, all tables of a run are read in one snapshot unless `resumable`.
     pub streamed: bool,
+    /// How many chunks of the table will be read at the same time. Chunks that only follow each other may be large where
+    /// a restart cannot go on with them anyway.
+    pub readers: usize,
 }
 
 /// A part of a table that is read and loaded at once. The range is the connector's own text.
@@ -198,6 +201,10 @@ pub trait Snapshots: Send + Sync {
 
     /// Gives up what `plan` held for the table.
     async fn finish(&self, table: &TableId);
+
+    /// Gives up what is held between tables, when none is being read: a snapshot that all tables share. The next plan sees
+    /// what is committed then.
+    async fn release(&self) {}
 }
 
 /// What a change of a table in its window does to one key.

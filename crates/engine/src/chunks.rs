@@ -157,7 +157,11 @@ async fn load_generations(
     workers: &Workers,
 ) -> Result<bool> {
     let pipeline = &attempt.context.pipeline;
-    let options = SnapshotOptions { resumable: pipeline.resumable, streamed: pipeline.mode.streams() };
+    let options = SnapshotOptions {
+        resumable: pipeline.resumable,
+        streamed: pipeline.mode.streams(),
+        readers: workers.share(),
+    };
     let mut starts = 0;
     loop {
         let state =

@@ -9,7 +9,7 @@
 //! remember stands in the destination's checkpoint and in the journal, so that any run can go on where the last one
 //! stopped, wherever that was.
 //!
-//! [`diff`] is for what has no log: it compares two sides. It is not wired to a run yet.
+//! [`diff`] is for what has no log: it compares two sides, and repairs what differs.
 
 mod attempt;
 mod board;
@@ -24,6 +24,7 @@ mod opening;
 mod pipeline;
 mod progress;
 mod reader;
+mod restoring;
 mod retry;
 mod run;
 mod steer;

@@ -14,5 +14,5 @@ mod runs;
 mod store;
 
 pub use process::{is_alive, this_process};
-pub use record::{PipelineRecord, RunId, RunOutcome, RunRecord, StatusRecord};
+pub use record::{PipelineRecord, RunId, RunKind, RunOutcome, RunRecord, StatusRecord};
 pub use store::Store;

@@ -46,6 +46,38 @@ impl fmt::Display for RunId {
     }
 }
 
+/// What a run was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// A pipeline kept its destination equal.
+    Sync,
+    /// Two sides were compared, and repaired if that was asked for.
+    Diff,
+}
+
+impl RunKind {
+    /// The stored form.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Diff => "diff",
+        }
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// A conflict if the text is not a kind of run.
+    pub fn parse(text: &str) -> Result<Self> {
+        [Self::Sync, Self::Diff]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::conflict(format!("`{text}` is not a kind of run")))
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,7 +118,9 @@ impl RunOutcome {
 pub struct RunRecord {
     /// Its number.
     pub id: RunId,
-    /// Of which pipeline.
+    /// What it was.
+    pub kind: RunKind,
+    /// Of which pipeline; of a comparison, the name that its two addresses have.
     pub pipeline: PipelineName,
     /// Name of the host it ran on.
     pub host: String,

@@ -4,22 +4,26 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use syncline_core::{Holder, PipelineName, Result};
 
 use crate::process::{is_alive, this_process};
-use crate::record::{RunId, RunOutcome, RunRecord, StatusRecord};
+use crate::record::{RunId, RunKind, RunOutcome, RunRecord, StatusRecord};
 use crate::store::{Store, json, name, now_ms, unreadable};
 
 /// Runs remembered per pipeline; older ones are let go when a run begins.
 const RUNS_MAX: i64 = 1000;
+
+/// The columns that [`run_of`] reads.
+const RUNS: &str = "SELECT id, pipeline, started_at, host, boot_id, pid, process_start, ended_at, outcome, \
+    error, summary, kind FROM runs";
 
 impl Store {
     /// Notes that this process begins a run.
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn begin_run(&self, pipeline: &PipelineName, started_at: i64) -> Result<RunId> {
+    pub fn begin_run(&self, pipeline: &PipelineName, kind: RunKind, started_at: i64) -> Result<RunId> {
         let me = this_process()?;
         self.with(|connection| {
             let transaction = connection.transaction()?;
-            let id = insert_run(&transaction, pipeline, &me, started_at)?;
+            let id = insert_run(&transaction, pipeline, kind, &me, started_at)?;
             transaction.execute(
                 "DELETE FROM runs WHERE pipeline = ?1 AND id <= \
                  (SELECT id FROM runs WHERE pipeline = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
@@ -80,35 +84,48 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn runs(&self, pipeline: &PipelineName, limit: usize) -> Result<Vec<RunRecord>> {
+        self.last_runs(Some(pipeline), limit)
+    }
+
+    /// The last runs of a pipeline, or of all, newest first.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn last_runs(&self, pipeline: Option<&PipelineName>, limit: usize) -> Result<Vec<RunRecord>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.with(|connection| {
-            connection
-                .prepare(
-                    "SELECT id, pipeline, started_at, host, boot_id, pid, process_start, ended_at, outcome, \
-                     error, summary FROM runs WHERE pipeline = ?1 ORDER BY id DESC LIMIT ?2",
-                )?
-                .query_map(params![pipeline.as_str(), limit], run_of)?
-                .collect()
-        })
+        let name = pipeline.map(PipelineName::as_str);
+        let sql = format!("{RUNS} WHERE ?1 IS NULL OR pipeline = ?1 ORDER BY id DESC LIMIT ?2");
+        self.with(|connection| connection.prepare(&sql)?.query_map(params![name, limit], run_of)?.collect())
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn run(&self, id: RunId) -> Result<Option<RunRecord>> {
+        let sql = format!("{RUNS} WHERE id = ?1");
+        self.with(|connection| connection.query_row(&sql, [id.0], run_of).optional())
     }
 }
 
 fn insert_run(
     connection: &Connection,
     pipeline: &PipelineName,
+    kind: RunKind,
     me: &Holder,
     started_at: i64,
 ) -> rusqlite::Result<i64> {
     connection.execute(
-        "INSERT INTO runs (pipeline, host, boot_id, pid, process_start, started_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO runs (pipeline, host, boot_id, pid, process_start, started_at, kind) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             pipeline.as_str(),
             me.host,
             me.boot_id,
             me.pid,
             i64::try_from(me.process_start).unwrap_or(i64::MAX),
-            started_at
+            started_at,
+            kind.as_str()
         ],
     )?;
     Ok(connection.last_insert_rowid())
@@ -145,6 +162,7 @@ fn run_of(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
     let summary = row.get::<_, Option<String>>(10)?;
     Ok(RunRecord {
         id: RunId(row.get(0)?),
+        kind: RunKind::parse(&row.get::<_, String>(11)?).map_err(|error| unreadable(11, error))?,
         pipeline: name(row, 1)?,
         host: holder.host,
         pid: holder.pid,

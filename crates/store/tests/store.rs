@@ -8,7 +8,7 @@ use serde_json::json;
 use syncline_core::{
     Checkpoint, ChunkEntry, ErrorKind, Lane, PipelineName, Position, RowKey, TableId, TablePhase, TableState,
 };
-use syncline_store::{PipelineRecord, RunOutcome, Store};
+use syncline_store::{PipelineRecord, RunKind, RunOutcome, Store};
 
 fn shop() -> PipelineName {
     PipelineName::new("shop").unwrap()
@@ -50,7 +50,7 @@ fn filled(dir: &Path) -> Store {
     let store = Store::open(dir).unwrap();
     store.save_pipeline(&record()).unwrap();
     store.save_checkpoint(&shop(), &checkpoint()).unwrap();
-    let run = store.begin_run(&shop(), 1).unwrap();
+    let run = store.begin_run(&shop(), RunKind::Sync, 1).unwrap();
     store.save_status(&shop(), run, &json!({"phase": "stream"})).unwrap();
     store
 }
@@ -80,7 +80,7 @@ fn a_run_is_running_until_it_ends() {
     assert_eq!(status.status, json!({"phase": "stream"}));
     store.end_run(status.run, RunOutcome::Failed, Some("disk full"), &json!({"applied": 3})).unwrap();
     assert!(!store.status(&shop()).unwrap().unwrap().running);
-    let second = store.begin_run(&shop(), 2).unwrap();
+    let second = store.begin_run(&shop(), RunKind::Sync, 2).unwrap();
     let runs = store.runs(&shop(), 10).unwrap();
     assert_eq!(runs.iter().map(|run| run.id).collect::<Vec<_>>(), [second, status.run]);
     assert_eq!(runs[1].outcome, Some(RunOutcome::Failed));
@@ -103,7 +103,7 @@ fn old_runs_are_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     for n in 0..1005 {
-        store.begin_run(&shop(), n).unwrap();
+        store.begin_run(&shop(), RunKind::Sync, n).unwrap();
     }
     let runs = store.runs(&shop(), usize::MAX).unwrap();
     assert_eq!((runs.len(), runs[0].started_at), (1000, 1004));
@@ -157,7 +157,7 @@ fn many_handles_write_at_once() {
         let store = Store::open(dir.path()).unwrap();
         let name = PipelineName::new(format!("p{n}")).unwrap();
         for i in 0..50 {
-            let run = store.begin_run(&name, i).unwrap();
+            let run = store.begin_run(&name, RunKind::Sync, i).unwrap();
             store.save_status(&name, run, &json!(i)).unwrap();
         }
     };

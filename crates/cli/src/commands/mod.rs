@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod discover;
 pub(crate) mod drop;
+pub(crate) mod runs;
 pub(crate) mod status;
 pub(crate) mod sync;
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::FixedSizeBinaryBuilder;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int16Array, Int32Array,
-    Int64Array, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow_schema::{DataType as ArrowType, TimeUnit};
 use syncline_core::{Column, Error, Result, TableSchema, civil, encoding};
@@ -40,6 +41,57 @@ pub(super) fn batch(
         .map_err(|error| Error::bug("keys do not fit their table").with_source(error).with_table(&table.id))
 }
 
+/// Encoded rows as [`TableSchema::arrow`] of a side's table, for tables without a key.
+///
+/// # Errors
+/// Configuration if a value cannot be given back from its encoding: a text that is not of its column's class, or a list.
+pub(super) fn rows(
+    rows: &[Box<[u8]>],
+    columns: &[ComparedColumn],
+    table: &TableSchema,
+) -> Result<RecordBatch> {
+    let mut values: Vec<Vec<Value<'_>>> = vec![Vec::with_capacity(rows.len()); columns.len()];
+    for row in rows {
+        values.iter_mut().zip(encoding::values(row)?).for_each(|(column, value)| column.push(value));
+    }
+    let mut arrays = Vec::with_capacity(columns.len());
+    for ((compared, column), values) in columns.iter().zip(&table.columns).zip(&values) {
+        let lost = || {
+            Error::configuration(format!("values of column {} cannot be given back", column.name))
+                .with_table(&table.id)
+                .with_remedy("give the table a key: rows are then read again by it")
+        };
+        let array = match column.arrow_type() {
+            ArrowType::Decimal128(precision, scale) => decimals(values, precision, scale)?,
+            ArrowType::List(_) => return Err(lost()),
+            _ => array(compared.class, column, values)?,
+        };
+        if array.null_count() != values.iter().filter(|value| value.is_none()).count() {
+            return Err(lost());
+        }
+        arrays.push(array);
+    }
+    RecordBatch::try_new(table.arrow(), arrays)
+        .map_err(|error| Error::bug("rows do not fit their table").with_source(error).with_table(&table.id))
+}
+
+/// Decimals out of their digits.
+fn decimals(values: &[Value<'_>], precision: u8, scale: i8) -> Result<ArrayRef> {
+    let array: Decimal128Array = values.iter().map(|value| unscaled((*value)?, scale)).collect();
+    array
+        .with_precision_and_scale(precision, scale)
+        .map(|array| Arc::new(array) as ArrayRef)
+        .map_err(|error| Error::bug("a decimal has its column's precision").with_source(error))
+}
+
+/// `-12.5` at scale 2: -1250.
+fn unscaled(digits: &[u8], scale: i8) -> Option<i128> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let missing = usize::try_from(scale).ok()?.checked_sub(fraction.len())?;
+    format!("{whole}{fraction}{}", "0".repeat(missing)).parse().ok()
+}
+
 fn array(class: Class, column: &Column, values: &[Value<'_>]) -> Result<ArrayRef> {
     let arrow = column.arrow_type();
     let number = |value: &Value<'_>| value.and_then(whole);
@@ -57,6 +109,10 @@ fn array(class: Class, column: &Column, values: &[Value<'_>]) -> Result<ArrayRef
         ArrowType::Int16 => numbers!(Int16Array),
         ArrowType::Int32 => numbers!(Int32Array),
         ArrowType::Int64 => numbers!(Int64Array),
+        ArrowType::UInt8 => numbers!(UInt8Array),
+        ArrowType::UInt16 => numbers!(UInt16Array),
+        ArrowType::UInt32 => numbers!(UInt32Array),
+        ArrowType::UInt64 => numbers!(UInt64Array),
         ArrowType::Date32 => numbers!(Date32Array),
         ArrowType::Time64(TimeUnit::Microsecond) => numbers!(Time64MicrosecondArray),
         ArrowType::Timestamp(TimeUnit::Microsecond, zone) => {

@@ -12,25 +12,39 @@
 //! | `encoder` | rows in the one canonical encoding; `keys`: the way back |
 //! | `side` | a table read as encoded rows, in parallel, in no order |
 //! | [`sketches`] | digests and set differences of rows, pure |
-//! | `table` | the comparison of one table |
+//! | `comparison`, `table` | the comparison of one table, and what it says |
+//! | `shown` | differing rows with their values |
+//! | `guard`, `plan` | whether a repair may change so much, and what an approval names |
+//! | `repair`, `writer` | differing rows written as the source has them, and in whose name |
 //!
 //! Both sides are read as any snapshot is. Rows of two systems of one family whose columns have the same types are hashed as
 //! they come, without being decoded.
 
+mod comparison;
 mod encoder;
+mod guard;
 mod keys;
 mod pairing;
+mod plan;
+mod repair;
+mod shown;
 mod side;
 pub mod sketches;
 mod table;
+mod writer;
 
 use std::sync::Arc;
 
 use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId, TablePattern, TableSchema};
 
+pub use comparison::{Comparison, compare};
 pub use encoder::Encoder;
+pub use guard::{Exceeded, Guard, Operations};
 pub use pairing::{Class, ComparedColumn, Pairing};
-pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff, compare};
+pub use plan::{KeyBytes, Plan};
+pub use repair::Repaired;
+pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff};
+pub use writer::Writer;
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.
 ///

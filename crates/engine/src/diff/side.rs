@@ -1,6 +1,6 @@
 //! One side of a comparison: a table that is read as encoded rows, in parallel and in no order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,9 +15,7 @@ use tokio::task::JoinSet;
 use super::encoder::Encoder;
 use super::keys;
 use super::pairing::ComparedColumn;
-
-/// All rows at one moment as far as the source can: nothing follows that would need anything else.
-const OPTIONS: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false };
+use super::sketches::{KeyHash, Lookup};
 
 /// A table of one side.
 #[derive(Clone)]
@@ -60,7 +58,9 @@ impl Side {
         T: Send + 'static,
         F: Fn(&mut T, EncodedRow<'_>) -> Result<()> + Clone + Send + Sync + 'static,
     {
-        let chunks = match self.snapshots()?.plan(&self.table, &unread(), OPTIONS).await? {
+        // All rows at one moment as far as the source can: nothing follows that would need anything else.
+        let options = SnapshotOptions { resumable: false, streamed: false, readers: self.readers };
+        let chunks = match self.snapshots()?.plan(&self.table, &unread(), options).await? {
             ChunkPlan::Chunks(chunks) => chunks,
             ChunkPlan::StartOver(why) => return Err(self.lost(&why)),
         };
@@ -121,28 +121,105 @@ impl Side {
         Ok(EncodedRow { key: &row[..key], row })
     }
 
-    /// The rows of these encoded keys, encoded; keys without a row are left out, and so are keys that this side would write
-    /// in another way than the encoding says.
-    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
-        let mut found = Vec::with_capacity(keys.len());
-        let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
-        let (rows, _) = self.snapshots()?.read_keys(&self.table, &batch).await?;
-        self.encode(&rows, &mut |row| {
+    /// The rows of these encoded keys as they are now. Keys without a row are left out, and so are keys that this side would
+    /// write in another way than the encoding says.
+    pub(super) async fn rows_now(&self, keys: &[Box<[u8]>]) -> Result<RowsNow> {
+        let wanted = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
+        let (batch, _) = self.snapshots()?.read_keys(&self.table, &wanted).await?;
+        let (mut rows, mut at) = (Vec::with_capacity(batch.num_rows()), 0);
+        Encoder::new(&self.columns).rows(&batch, &mut |row| {
             let EncodedRow { key, row } = self.split(row)?;
-            found.push((key.into(), row.into()));
+            rows.push((key.into(), at, row.into()));
+            at += 1;
             Ok(())
         })?;
-        Ok(found)
+        rows.sort_unstable();
+        Ok(RowsNow { batch, rows })
     }
 
-    fn encode(&self, rows: &RecordBatch, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        Encoder::new(&self.columns).rows(rows, each)
+    /// The keys that a lookup knows by their hash, by a scan.
+    pub(super) async fn keys_of(&self, lookup: &Lookup) -> Result<BTreeMap<KeyHash, Box<[u8]>>> {
+        let lookup = lookup.clone();
+        let found = self.read(BTreeMap::new, move |found, row| {
+            if let Some(hash) = lookup.key(row.key) {
+                found.entry(hash).or_insert_with(|| row.key.into());
+            }
+            Ok(())
+        });
+        Ok(found.await?.into_iter().flatten().collect())
+    }
+
+    /// How often the rows are there that a lookup knows by their hash, by a scan.
+    ///
+    /// # Errors
+    /// Configuration if they have more bytes than `bytes_max`; as any read.
+    pub(super) async fn counted(
+        &self,
+        lookup: &Lookup,
+        bytes_max: usize,
+    ) -> Result<BTreeMap<Box<[u8]>, i64>> {
+        let lookup = lookup.clone();
+        let readers = self.readers;
+        let found = self.read(
+            || (BTreeMap::<Box<[u8]>, i64>::new(), 0_usize),
+            move |(found, bytes), row| {
+                if lookup.row(row.row).is_none() {
+                    return Ok(());
+                }
+                if let Some(count) = found.get_mut(row.row) {
+                    *count += 1;
+                    return Ok(());
+                }
+                *bytes += row.row.len();
+                found.insert(row.row.into(), 1);
+                if *bytes * readers > bytes_max { Err(too_large(bytes_max)) } else { Ok(()) }
+            },
+        );
+        let mut all = BTreeMap::new();
+        for (found, _) in found.await? {
+            found.into_iter().for_each(|(row, count)| *all.entry(row).or_insert(0) += count);
+        }
+        Ok(all)
     }
 
     /// A snapshot that is lost is worth another try: from the beginning, for what was read does not fit any more.
     fn lost(&self, why: &str) -> Error {
         Error::new(ErrorKind::Retriable, why).with_table(&self.table.id)
     }
+}
+
+/// Rows of one side, read by their keys.
+pub(super) struct RowsNow {
+    /// As they were read.
+    pub(super) batch: RecordBatch,
+    /// Sorted.
+    rows: Vec<RowNow>,
+}
+
+/// Key, place in the batch, and encoding.
+type RowNow = (Box<[u8]>, u32, Box<[u8]>);
+
+impl RowsNow {
+    /// The row of a key, with its place in the batch.
+    pub(super) fn row(&self, key: &[u8]) -> Option<(u32, &[u8])> {
+        let at = self.rows.binary_search_by(|(known, ..)| known.as_ref().cmp(key)).ok()?;
+        Some((self.rows[at].1, &self.rows[at].2))
+    }
+
+    /// Bytes of the encodings.
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.iter().map(|(.., row)| row.len()).sum()
+    }
+
+    /// Key and encoding of each row.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = (Box<[u8]>, Box<[u8]>)> {
+        self.rows.into_iter().map(|(key, _, row)| (key, row))
+    }
+}
+
+fn too_large(bytes_max: usize) -> Error {
+    Error::configuration(format!("the differing rows have more than {} MiB together", bytes_max >> 20))
+        .with_remedy("give the table a key, or make a new snapshot of it")
 }
 
 /// The ability to read, which every side of a comparison needs.

@@ -311,8 +311,3 @@ impl Filled {
         Ok(())
     }
 }
-
-/// A batch of upserts and deletes for rows read again.
-pub(crate) fn operations_of(found: usize, gone: usize) -> Vec<Operation> {
-    [vec![Operation::Upsert; found], vec![Operation::Delete; gone]].concat()
-}

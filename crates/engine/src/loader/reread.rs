@@ -4,13 +4,11 @@
 //! move meanwhile: the loader does both. In a window it enters the ledger, so that later changes of its keys are cut by
 //! it. Outside one, later changes that the read already saw are applied once more and end in the same state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow_select::concat::concat_batches;
-use arrow_select::filter::filter_record_batch;
-use arrow_select::take::take_record_batch;
+use arrow_array::RecordBatch;
 use syncline_core::{
     Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey, TableId,
     TablePhase, TableSchema, TableState,
@@ -18,7 +16,7 @@ use syncline_core::{
 
 use crate::loader::Loader;
 use crate::loader::closing::next_number;
-use crate::loader::fill::operations_of;
+use crate::restoring;
 
 /// Keys read at once.
 const KEYS_MAX: usize = 1000;
@@ -118,68 +116,9 @@ impl Loader {
     }
 }
 
-/// Found rows as upserts, keys without a row as deletes, sorted by key.
+/// Found rows as upserts, keys without a row as deletes.
 fn reread_changes(table: &Arc<TableSchema>, keys: &[RowKey], rows: &RecordBatch) -> Result<ChangeBatch> {
-    let arrow = |error: arrow_schema::ArrowError| Error::bug("a re-read cannot be formed").with_source(error);
-    let key_columns: Vec<ArrayRef> =
-        table.row_key.iter().map(|&column| Arc::clone(rows.column(column))).collect();
-    let mut found = std::collections::BTreeMap::new();
-    for row in 0..rows.num_rows() {
-        found.insert(RowKey::of(&key_columns, row)?, row);
-    }
-    let gone: Vec<RowKey> = keys.iter().filter(|key| !found.contains_key(*key)).cloned().collect();
-    let order: arrow_array::UInt32Array =
-        found.values().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect::<Vec<_>>().into();
-    let upserts = take_record_batch(rows, &order).map_err(arrow)?;
-    let deletes = deleted_rows(table, &gone)?;
-    let all = concat_batches(&table.arrow(), [&upserts, &deletes]).map_err(arrow)?;
-    let operations = operations_of(upserts.num_rows(), deletes.num_rows());
-    let sorted = sort_by_key(table, &all, &operations)?;
-    let count = operations.len();
-    let operations = sorted.iter().map(|&row| operations[row as usize]).collect();
-    let rows = take_record_batch(&all, &arrow_array::UInt32Array::from(sorted)).map_err(arrow)?;
-    ChangeBatch {
-        table: Arc::clone(table),
-        rows,
-        operations,
-        ordinals: vec![0; count],
-        transactions: vec![0; count],
-        masks: None,
-        old: None,
-    }
-    .check()
-}
-
-/// Rows that hold only their key.
-fn deleted_rows(table: &Arc<TableSchema>, gone: &[RowKey]) -> Result<RecordBatch> {
-    let arrow =
-        |error: arrow_schema::ArrowError| Error::bug("deleted rows cannot be formed").with_source(error);
-    let keys = RowKey::to_batch(gone, table)?;
-    let schema = table.arrow();
-    let columns = schema
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(column, field)| match table.row_key.iter().position(|&key| key == column) {
-            Some(at) => Arc::clone(keys.column(at)),
-            None => arrow_array::new_null_array(field.data_type(), gone.len()),
-        })
-        .collect();
-    let batch = RecordBatch::try_new(schema, columns).map_err(arrow)?;
-    filter_record_batch(&batch, &BooleanArray::from(vec![true; gone.len()])).map_err(arrow)
-}
-
-fn sort_by_key(
-    table: &TableSchema,
-    rows: &RecordBatch,
-    operations: &[syncline_core::Operation],
-) -> Result<Vec<u32>> {
-    let columns: Vec<ArrayRef> =
-        table.row_key.iter().map(|&column| Arc::clone(rows.column(column))).collect();
-    let mut order = Vec::with_capacity(operations.len());
-    for row in 0..operations.len() {
-        order.push((RowKey::of(&columns, row)?, u32::try_from(row).unwrap_or(u32::MAX)));
-    }
-    order.sort_unstable();
-    Ok(order.into_iter().map(|(_, row)| row).collect())
+    let found: BTreeSet<RowKey> = restoring::keys_of(table, rows)?.into_iter().collect();
+    let gone: Vec<RowKey> = keys.iter().filter(|key| !found.contains(*key)).cloned().collect();
+    restoring::changes(table, rows, &RowKey::to_batch(&gone, table)?)
 }

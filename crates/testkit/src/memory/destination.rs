@@ -313,6 +313,16 @@ impl Destination for MemoryDestination {
         self.0.faults.around(Step::OpenSession, open).await
     }
 
+    async fn owners(&self, tables: &[TableId], map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
+        let stored = self.0.stored();
+        let owner = |table: &TableId| {
+            let loads =
+                |b: &Bookkeeping| b.checkpoint.tables.keys().any(|own| b.map.map(own) == map.map(table));
+            stored.pipelines.iter().find(|(_, b)| loads(b)).map(|(name, _)| (table.clone(), name.clone()))
+        };
+        Ok(tables.iter().filter_map(owner).collect())
+    }
+
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {
         let mut stored = self.0.stored();
         if let Some(bookkeeping) = stored.pipelines.get(pipeline) {

@@ -133,6 +133,7 @@ fn alone(identity: &LoadIdentity) -> Option<String> {
         LoadKind::Chunk { table, n, .. } | LoadKind::Reread { table, n, .. } => {
             Some(format!("{} chunk {table} {n}", identity.pipeline))
         }
+        LoadKind::Repair { table, .. } => Some(format!("{} repair {table}", identity.pipeline)),
         LoadKind::Bookkeeping => None,
     }
 }

@@ -34,7 +34,7 @@ fn changes(identity: &LoadIdentity, batch: &ChangeBatch) -> Result<()> {
     let table = &batch.table;
     let batch = batch.clone().check()?;
     match identity.kind {
-        LoadKind::Changes { .. } | LoadKind::Reread { .. } => {}
+        LoadKind::Changes { .. } | LoadKind::Reread { .. } | LoadKind::Repair { .. } => {}
         LoadKind::Chunk { .. } | LoadKind::Bookkeeping => {
             return Err(bug("changes in a load of another kind", table));
         }
@@ -101,7 +101,7 @@ pub(crate) fn load(
         LoadKind::Bookkeeping if delta.changes.is_empty() => {
             Err(Error::bug(format!("a load without a delta: {identity}")))
         }
-        LoadKind::Bookkeeping => Ok(()),
+        LoadKind::Repair { .. } | LoadKind::Bookkeeping => Ok(()),
     }
 }
 

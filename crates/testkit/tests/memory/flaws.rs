@@ -1,6 +1,7 @@
 //! A suite that catches nothing proves nothing: each flaw that real connectors have had must fail the case that is about
 //! it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -351,6 +352,9 @@ impl Destination for Missing<Arc<dyn Destination>> {
     ) -> Result<Arc<dyn DestinationSession>> {
         let inner = self.inner.open(pipeline, holder, map).await?;
         Ok(Arc::new(Missing { inner, miss: self.miss }))
+    }
+    async fn owners(&self, tables: &[TableId], map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
+        self.inner.owners(tables, map).await
     }
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {
         self.inner.drop_pipeline(pipeline).await

@@ -75,7 +75,7 @@ async fn a_rewritten_table_starts_over() {
     let source = MemorySource::new(&database).with_cutting(Cutting::OneSnapshot).with_rows_per_chunk(10);
     let request = request(&source, Standard::Items).await;
     let table = &request.tables[0];
-    let options = SnapshotOptions { resumable: false, streamed: true };
+    let options = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
     let mut state = TableState {
         phase: TablePhase::Snapshot,
         generation: 1,

@@ -10,7 +10,7 @@ use super::pair::{COPY, Pair, SHOP};
 use crate::process::{EndsWith, Room};
 
 /// The same on both sides: a table for each kind of key, 3,000 rows each, and one without.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE by_int (id int PRIMARY KEY, name text, amount numeric(12, 2), at timestamptz, extra jsonb);
     CREATE TABLE by_pair (a text, b bigint, note text, PRIMARY KEY (b, a));
     CREATE TABLE by_uuid (id uuid PRIMARY KEY, flags bool[], seen date);
@@ -30,7 +30,7 @@ const TABLES: &str = "
     ANALYZE";
 
 /// Done to the copy only.
-const PLANTED: &str = "
+pub(super) const PLANTED: &str = "
     DELETE FROM by_int WHERE id IN (5, 1500, 3000);
     INSERT INTO by_int VALUES (9001), (9002);
     UPDATE by_int SET amount = amount + 0.01 WHERE id BETWEEN 100 AND 109;
@@ -47,7 +47,7 @@ const PLANTED: &str = "
     INSERT INTO keyless VALUES (4, 'b4'), (4, 'b4'), (4, 'b4'), (4, 'b5')";
 
 /// The tables of a comparison, by name.
-fn tables(outcome: &Outcome) -> BTreeMap<String, Value> {
+pub(super) fn tables(outcome: &Outcome) -> BTreeMap<String, Value> {
     let lines =
         outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
     let tables = lines.filter(|line| line["event"] == "table");
@@ -57,7 +57,7 @@ fn tables(outcome: &Outcome) -> BTreeMap<String, Value> {
 }
 
 /// `missing, surplus, changed, repeated`.
-fn counts(table: &Value) -> [u64; 4] {
+pub(super) fn counts(table: &Value) -> [u64; 4] {
     ["missing", "surplus", "changed", "repeated"].map(|kind| table["counts"][kind].as_u64().unwrap())
 }
 
@@ -76,12 +76,12 @@ fn set(values: &[&str]) -> BTreeSet<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
 }
 
-fn diff(pair: &Pair, more: &[&str]) -> Outcome {
+pub(super) fn diff(pair: &Pair, more: &[&str]) -> Outcome {
     let (source, copy) = (pair.source.url(SHOP), pair.destination.url(COPY));
     pair.room.run(&[&["diff", &source, &copy], more].concat())
 }
 
-async fn two_equal_sides() -> Option<Pair> {
+pub(super) async fn two_equal_sides() -> Option<Pair> {
     let pair = Pair::start().await?;
     pair.source.execute(SHOP, TABLES).await;
     pair.destination.execute(COPY, TABLES).await;

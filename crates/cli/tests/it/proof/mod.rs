@@ -10,6 +10,7 @@
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `diff` | what differs is found, and nothing else |
+//! | `repair` | what differs is written, as far as the guard lets pass |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
@@ -25,6 +26,7 @@ mod plain;
 mod plain_sqlite;
 mod plain_tables;
 mod refusals;
+mod repair;
 mod waiting;
 
 // These steer the binary through its failpoints; `cargo xtask test` builds it with them.

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Checkpoint, ChunkEntry, Error, Lane, Parts, PipelineName, Position, Result, RowKey, TableId, TablePhase,
-    TableState,
+    Checkpoint, ChunkEntry, Error, Lane, Parts, PipelineName, Position, Result, RowKey, SchemaMap, TableId,
+    TablePhase, TableState,
 };
 use tokio_postgres::{Client, Row};
 
@@ -308,6 +308,31 @@ pub(super) async fn registered(
         .await
         .map_err(|error| from_client(error, "reading the bookkeeping").with_table(table))?;
     Ok(row.map(|row| Registered { created: row.get(0), kept: row.get(1), joined: row.get(2) }))
+}
+
+/// The pipelines that load these tables of the destination; without the bookkeeping there is none.
+///
+/// # Errors
+/// As any read.
+pub(super) async fn owners(
+    client: &Client,
+    tables: &[TableId],
+    map: &SchemaMap,
+) -> Result<BTreeMap<TableId, PipelineName>> {
+    let mut owners = BTreeMap::new();
+    if format(client).await?.is_none() {
+        return Ok(owners);
+    }
+    let sql = "SELECT pipeline FROM syncline.tables WHERE destination_schema = $1 AND destination_name = $2";
+    for table in tables {
+        let target = map.map(table);
+        let row = client.query_opt(sql, &[&target.schema, &target.name]).await;
+        let row = row.map_err(|error| from_client(error, "asking whose a table is").with_table(table))?;
+        if let Some(row) = row {
+            owners.insert(table.clone(), PipelineName::new(row.get::<_, &str>(0))?);
+        }
+    }
+    Ok(owners)
 }
 
 /// Refuses a table of the destination that another pipeline loads, or another table of the same one. `own`: who asks,

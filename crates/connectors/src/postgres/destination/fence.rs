@@ -4,9 +4,10 @@
 //! token keeps a run that lost the lock without knowing it from writing anything. The holder's row says who has the lock;
 //! its heartbeat, sent on the lock's connection, says that the process behind it is still there.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use syncline_core::{Error, ErrorKind, Holder, PipelineName, Result};
+use syncline_core::{Error, ErrorKind, Holder, PipelineName, Result, SchemaMap, TableId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,19 @@ pub(super) async fn drop_pipeline(address: &Address, pipeline: &PipelineName) ->
     let unlocked = session.execute(UNLOCK, &[&pipeline.as_str()]).await;
     forgotten?;
     unlocked.map_err(|error| from_client(error, "releasing the pipeline")).map(|_| ())
+}
+
+/// The pipelines that load these tables.
+///
+/// # Errors
+/// As any read.
+pub(super) async fn owners(
+    address: &Address,
+    tables: &[TableId],
+    map: &SchemaMap,
+) -> Result<BTreeMap<TableId, PipelineName>> {
+    let session = Session::connect(address, "owners").await?;
+    bookkeeping::owners(&session, tables, map).await
 }
 
 /// Who stands in the way.

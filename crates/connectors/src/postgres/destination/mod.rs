@@ -35,11 +35,13 @@ mod sessions;
 mod set_aside;
 mod shape;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Destination, DestinationSession, Family, Finding, Holder, PipelineName, Result, SchemaMap, TableSchema,
+    Destination, DestinationSession, Family, Finding, Holder, PipelineName, Result, SchemaMap, TableId,
+    TableSchema,
 };
 
 use super::url::Address;
@@ -75,6 +77,10 @@ impl Destination for PostgresDestination {
     ) -> Result<Arc<dyn DestinationSession>> {
         let held = fence::take(&self.address, pipeline, holder).await?;
         Ok(Arc::new(session::PostgresSession::new(&self.address, pipeline, map, held)))
+    }
+
+    async fn owners(&self, tables: &[TableId], map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
+        fence::owners(&self.address, tables, map).await
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

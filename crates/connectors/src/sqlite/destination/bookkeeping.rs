@@ -103,6 +103,14 @@ pub(super) fn forget(conn: &Connection, pipeline: &PipelineName) -> Result<()> {
     Ok(())
 }
 
+/// The pipeline that writes a table of this name, if there is one.
+pub(super) fn owner(conn: &Connection, table: &TableId) -> Result<Option<PipelineName>> {
+    let sql = "SELECT pipeline FROM _syncline_tables WHERE name = ?1 COLLATE NOCASE LIMIT 1";
+    let found: Option<String> =
+        conn.query_row(sql, [&table.name], |row| row.get(0)).optional().during(READING)?;
+    found.map(|name| PipelineName::new(&name)).transpose()
+}
+
 /// Who else writes a table of this name: another pipeline, or another schema's table of this one.
 pub(super) fn other_owner(
     conn: &Connection,

@@ -24,13 +24,14 @@ mod prepare;
 mod session;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
     Destination, DestinationSession, Error, Family, Finding, Holder, PipelineName, Result, SchemaMap,
-    TableSchema,
+    TableId, TableSchema,
 };
 
 use super::connect::blocking;
@@ -70,6 +71,11 @@ impl Destination for SqliteDestination {
         refuse_other_schemas(map)?;
         let (path, pipeline, holder) = (self.path.clone(), pipeline.clone(), holder.clone());
         blocking(move || session::open(&path, &pipeline, &holder)).await
+    }
+
+    async fn owners(&self, tables: &[TableId], _map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
+        let (path, tables) = (self.path.clone(), tables.to_vec());
+        blocking(move || session::owners(&path, &tables)).await
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

@@ -1,12 +1,13 @@
 //! A pipeline held at its destination.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
     Checkpoint, DestinationSession, FinishStep, Guarantee, Holder, Load, LoadIdentity, PipelineName, Prepare,
-    Prepared, Result, TableSchema,
+    Prepared, Result, TableId, TableSchema,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -95,6 +96,24 @@ pub(super) fn forget(path: &Path, pipeline: &PipelineName) -> Result<()> {
     writer.conn.execute_batch("COMMIT").during(doing)?;
     drop(lock);
     Ok(())
+}
+
+/// The pipelines that write these tables.
+pub(super) fn owners(path: &Path, tables: &[TableId]) -> Result<BTreeMap<TableId, PipelineName>> {
+    let mut owners = BTreeMap::new();
+    if !path.exists() {
+        return Ok(owners);
+    }
+    let conn = open_reader(path)?;
+    if !bookkeeping::exists(&conn)? {
+        return Ok(owners);
+    }
+    for table in tables {
+        if let Some(owner) = bookkeeping::owner(&conn, table)? {
+            owners.insert(table.clone(), owner);
+        }
+    }
+    Ok(owners)
 }
 
 /// A held pipeline.

@@ -190,6 +190,15 @@ impl Snapshots for SqliteSource {
         // It cannot fail; a task that was cancelled with the runtime has nothing left to give up.
         let _ = finished.await;
     }
+
+    async fn release(&self) {
+        let released = self.snapshots.run(|held| {
+            held.common = None;
+            Ok(())
+        });
+        // As above.
+        let _ = released.await;
+    }
 }
 
 fn plan(

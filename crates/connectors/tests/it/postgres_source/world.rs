@@ -15,9 +15,9 @@ use tokio_postgres::Client;
 /// A row as it travels: the bytes of each value.
 pub(super) type Row = Vec<Option<Vec<u8>>>;
 
-pub(super) const STREAMED: SnapshotOptions = SnapshotOptions { resumable: false, streamed: true };
-pub(super) const RESUMABLE: SnapshotOptions = SnapshotOptions { resumable: true, streamed: true };
-pub(super) const ALONE: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false };
+pub(super) const STREAMED: SnapshotOptions = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
+pub(super) const RESUMABLE: SnapshotOptions = SnapshotOptions { resumable: true, streamed: true, readers: 2 };
+pub(super) const ALONE: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false, readers: 2 };
 
 pub(super) struct World {
     pub(super) server: Postgres,

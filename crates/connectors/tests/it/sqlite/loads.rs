@@ -27,7 +27,7 @@ async fn a_load_dropped_in_the_middle_leaves_nothing_and_frees_the_writer() {
             rereads: std::collections::BTreeSet::new(),
             parts: syncline_core::Parts::default(),
         };
-        let options = syncline_core::SnapshotOptions { resumable: false, streamed: true };
+        let options = syncline_core::SnapshotOptions { resumable: false, streamed: true, readers: 2 };
         let syncline_core::ChunkPlan::Chunks(chunks) = snapshots.plan(&table, &state, options).await.unwrap()
         else {
             panic!("started over")

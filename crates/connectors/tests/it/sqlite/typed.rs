@@ -162,7 +162,7 @@ async fn typed_values_of_a_source() {
             rereads: std::collections::BTreeSet::new(),
             parts: syncline_core::Parts::default(),
         };
-        let options = SnapshotOptions { resumable: false, streamed: true };
+        let options = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
         let ChunkPlan::Chunks(chunks) = snapshots.plan(&table, &state, options).await? else {
             panic!("started over")
         };

@@ -169,7 +169,7 @@ pub(crate) async fn try_copy(
         rereads: std::collections::BTreeSet::new(),
         parts: syncline_core::Parts::default(),
     };
-    let options = SnapshotOptions { resumable: false, streamed };
+    let options = SnapshotOptions { resumable: false, streamed, readers: 2 };
     let ChunkPlan::Chunks(chunks) = snapshots.plan(table, &state, options).await? else {
         panic!("a new snapshot started over")
     };

@@ -113,7 +113,7 @@ impl Difference {
 pub struct Lookup {
     pub(super) hash_key: HashKey,
     pub(super) keys: HashSet<KeyHash>,
-    rows: HashSet<RowHash>,
+    pub(super) rows: HashSet<RowHash>,
 }
 
 impl Lookup {

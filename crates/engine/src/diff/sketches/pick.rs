@@ -2,6 +2,7 @@
 
 use super::cell::KeyRef;
 use super::difference::{Difference, Lookup};
+use super::hash::{KeyHash, RowHash};
 
 impl Difference {
     /// Adds the difference of another range of the same comparison.
@@ -43,5 +44,15 @@ impl Lookup {
     pub fn add_key(&mut self, key: &[u8]) {
         let hash = self.hash_key.key(key);
         self.keys.insert(hash);
+    }
+
+    /// Looks for a key of this hash, too.
+    pub fn add_hash(&mut self, hash: KeyHash) {
+        self.keys.insert(hash);
+    }
+
+    /// Looks for rows of this hash, too.
+    pub fn add_row(&mut self, hash: RowHash) {
+        self.rows.insert(hash);
     }
 }

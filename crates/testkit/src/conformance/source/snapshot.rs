@@ -23,7 +23,7 @@ pub async fn chunks_tile_each_table(harness: &dyn SourceHarness) -> Outcome {
     let fixture = harness.fixture().await;
     fill(harness, fixture.as_ref()).await;
     for (resumable, stream) in [(false, false), (true, false), (false, true), (true, true)] {
-        let options = SnapshotOptions { resumable, streamed: stream };
+        let options = SnapshotOptions { resumable, streamed: stream, readers: 2 };
         let pipeline = Pipeline::new(harness, fixture.as_ref(), "tiles", &offered(harness)).await;
         if stream {
             pipeline.open().await;

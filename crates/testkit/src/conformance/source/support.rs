@@ -18,7 +18,7 @@ use super::{SourceFixture, SourceHarness};
 
 /// Snapshot options of a pipeline that streams.
 pub(crate) fn streamed(resumable: bool) -> SnapshotOptions {
-    SnapshotOptions { resumable, streamed: true }
+    SnapshotOptions { resumable, streamed: true, readers: 2 }
 }
 
 /// A pipeline's source over a fixture, as one process has it.

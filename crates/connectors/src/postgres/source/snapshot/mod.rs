@@ -248,7 +248,7 @@ impl Snapshotter {
                 ChunkPlan::Chunks(vec![Chunk { n: first_n, range, rows_estimated }])
             }
             Mode::Blocks => {
-                let chunks = plan::blocks(&survey, table, first_n)?;
+                let chunks = plan::blocks(&survey, table, first_n, options.readers)?;
                 let holder = if options.streamed || options.resumable {
                     Arc::new(Holder::new(self.pool.clone()))
                 } else {
@@ -389,5 +389,9 @@ impl Snapshots for Snapshotter {
 
     async fn finish(&self, table: &TableId) {
         lock(&self.plans).remove(table);
+    }
+
+    async fn release(&self) {
+        lock(&self.shared).take();
     }
 }

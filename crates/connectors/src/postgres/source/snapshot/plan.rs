@@ -14,6 +14,13 @@ use super::survey::Survey;
 /// Bytes on disk (with TOAST) that make a chunk.
 const CHUNK_BYTES: u64 = 48 << 20;
 
+/// The same where a table is read in one snapshot by one reader. A restart begins anew whatever was loaded, and a COPY of the
+/// whole table costs its server less than many of its ranges (benches/README.md).
+const CHUNK_BYTES_ALONE: u64 = 1 << 30;
+
+/// Chunks for each of several readers of one snapshot: enough that all end at about the same time.
+const CHUNKS_PER_READER: u64 = 4;
+
 /// Chunks of one table at most; a larger table has larger chunks.
 const CHUNKS_MAX: u64 = 4096;
 
@@ -52,16 +59,34 @@ pub(super) fn choose(survey: &Survey, options: SnapshotOptions, generation: u32)
 
 /// Number of chunks for so many bytes.
 pub(super) fn chunk_count(bytes: u64) -> u64 {
-    bytes.div_ceil(chunk_bytes()).clamp(1, CHUNKS_MAX)
+    count(bytes, chunk_bytes())
+}
+
+fn count(bytes: u64, of_chunk: u64) -> u64 {
+    bytes.div_ceil(of_chunk).clamp(1, CHUNKS_MAX)
 }
 
 fn chunk_bytes() -> u64 {
     failpoint::size("chunk_bytes", CHUNK_BYTES)
 }
 
+/// Bytes of a chunk of a table of so many bytes that is read in one snapshot.
+fn chunk_bytes_of_one_snapshot(bytes: u64, readers: usize) -> u64 {
+    let usual = match readers as u64 {
+        0 | 1 => CHUNK_BYTES_ALONE,
+        readers => (bytes / (readers * CHUNKS_PER_READER)).clamp(CHUNK_BYTES, CHUNK_BYTES_ALONE),
+    };
+    failpoint::size("chunk_bytes", usual)
+}
+
 /// Chunks by blocks. The last one of a leaf is open: the leaf may have grown before the snapshot was taken.
-pub(super) fn blocks(survey: &Survey, table: &TableSchema, first_n: u32) -> Result<Vec<Chunk>> {
-    let total = chunk_count(survey.bytes());
+pub(super) fn blocks(
+    survey: &Survey,
+    table: &TableSchema,
+    first_n: u32,
+    readers: usize,
+) -> Result<Vec<Chunk>> {
+    let total = count(survey.bytes(), chunk_bytes_of_one_snapshot(survey.bytes(), readers));
     let mut cuts = Vec::new();
     for leaf in &survey.leaves {
         let share = u128::from(total) * u128::from(leaf.bytes) / u128::from(survey.bytes().max(1));
@@ -245,7 +270,7 @@ mod tests {
         }
 
         #[test]
-        fn blocks_cover_every_leaf_once(sizes in proptest::collection::vec(0_u64..400_000, 1..6)) {
+        fn blocks_cover_every_leaf_once(sizes in proptest::collection::vec(0_u64..400_000, 1..6), readers in 0_usize..5) {
             let leaf = |(n, &blocks): (usize, &u64)| Leaf {
                 id: TableId::new("s", format!("t{n}")), node: 1, blocks, bytes: blocks * 8192,
             };
@@ -254,7 +279,7 @@ mod tests {
             let table = TableSchema {
                 id: TableId::new("s", "t"), columns: vec![], row_key: vec![], version: 1, rows_estimated: None, native: None,
             };
-            let chunks = blocks(&survey, &table, 0).unwrap();
+            let chunks = blocks(&survey, &table, 0, readers).unwrap();
             for (n, &size) in sizes.iter().enumerate() {
                 let mut at = Some(0);
                 for chunk in &chunks {
@@ -269,6 +294,15 @@ mod tests {
                 prop_assert_eq!(at, None);
             }
         }
+    }
+
+    #[test]
+    fn who_reads_alone_reads_large_chunks() {
+        let mib = |bytes, readers| chunk_bytes_of_one_snapshot(bytes, readers) >> 20;
+        assert_eq!(mib(10 << 30, 1), 1024);
+        assert_eq!(mib(640 << 20, 2), 80);
+        assert_eq!(mib(100 << 20, 2), 48);
+        assert_eq!(mib(100 << 30, 2), 1024);
     }
 
     #[test]
