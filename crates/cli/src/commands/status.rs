@@ -167,6 +167,8 @@ fn stopped(at: &Value) -> Vec<(String, Option<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use syncline_store::RunKind;
+
     use super::*;
     use syncline_store::RunId;
 
@@ -198,6 +200,7 @@ mod tests {
                 running,
             }),
             run: Some(RunRecord {
+                kind: RunKind::Sync,
                 id: RunId(1),
                 pipeline: name,
                 host: "here".to_owned(),
