@@ -55,6 +55,11 @@ impl Together {
 
     /// Waits for all of them, and requires their success.
     pub(super) fn wait(&mut self) -> Outcome {
+        self.wait_for(0)
+    }
+
+    /// Waits for all of them, and requires that they end with this code.
+    pub(super) fn wait_for(&mut self, code: i32) -> Outcome {
         loop {
             // Each is looked at each time: a peak is only seen while its process lives.
             let running = self.processes.iter_mut().map(Watched::look).filter(|ended| !ended).count();
@@ -66,7 +71,7 @@ impl Together {
         for watched in &mut self.processes {
             let status =
                 watched.child.wait().map_err(|error| format!("cannot wait for a process: {error}"))?;
-            if !status.success() {
+            if status.code() != Some(code) {
                 return Err(format!("a measured process failed: {status}"));
             }
         }

@@ -4,6 +4,8 @@
 #[cfg(feature = "bench")]
 mod backlog;
 #[cfg(feature = "bench")]
+mod diff;
+#[cfg(feature = "bench")]
 mod latency;
 #[cfg(feature = "bench")]
 mod machine;

@@ -72,7 +72,7 @@ impl Pair {
 }
 
 /// The release build, or what `SYNCLINE_BIN` names.
-fn binary() -> Outcome<PathBuf> {
+pub(super) fn binary() -> Outcome<PathBuf> {
     if let Some(path) = env::var_os("SYNCLINE_BIN") {
         return Ok(path.into());
     }
