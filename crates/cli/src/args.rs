@@ -255,7 +255,7 @@ pub(crate) struct DiffArgs {
     /// Differing rows of a table that are shown with their values; the others are only counted.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) samples: usize,
-    /// Write every differing row to a file: Parquet if it ends in .parquet, else one JSON object per line.
+    /// Write every differing row to a file, one JSON object per line: table, kind, key, values on both sides.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Write the differing rows at the destination as the source has them. A table is repaired in one commit.
@@ -272,6 +272,10 @@ pub(crate) struct DiffArgs {
     /// exempt.
     #[arg(long, value_name = "KIND=BOUND")]
     pub(crate) guard: Vec<String>,
+    /// Columns that must be unique over all rows of the source before anything of the table is repaired, as
+    /// 'schema.table(column, column)'; may be repeated.
+    #[arg(long, value_name = "TABLE(COLUMNS)")]
+    pub(crate) unique: Vec<String>,
     #[command(flatten)]
     pub(crate) state: StateArgs,
 }

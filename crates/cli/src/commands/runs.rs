@@ -95,7 +95,7 @@ fn render(run: &RunRecord, now_ms: i64) -> String {
 fn of_diff(summary: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut lines = format!("  {} → {}\n", text(&summary["source"]), text(&summary["destination"]));
-    let asked = ["tables_asked", "exclude", "exclude_columns", "schema_map", "guard", "approve"];
+    let asked = ["tables_asked", "exclude", "exclude_columns", "schema_map", "guard", "unique", "approve"];
     for what in asked {
         let value = &summary[what];
         if !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()) {

@@ -15,6 +15,7 @@
 //! | `comparison`, `table` | the comparison of one table, and what it says |
 //! | `shown` | differing rows with their values |
 //! | `guard`, `plan` | whether a repair may change so much, and what an approval names |
+//! | `unique` | whether columns of the source are unique that are said to be |
 //! | `repair`, `writer` | differing rows written as the source has them, and in whose name |
 //!
 //! Both sides are read as any snapshot is. Rows of two systems of one family whose columns have the same types are hashed as
@@ -31,6 +32,7 @@ mod shown;
 mod side;
 pub mod sketches;
 mod table;
+mod unique;
 mod writer;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ pub use pairing::{Class, ComparedColumn, Pairing};
 pub use plan::{KeyBytes, Plan};
 pub use repair::Repaired;
 pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff};
+pub use unique::{NotUnique, RepeatedValue};
 pub use writer::Writer;
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.

@@ -6,7 +6,7 @@ use syncline_core::{Error, Result, encoding};
 
 use super::comparison::Comparison;
 use super::keys;
-use super::pairing::{Class, ComparedColumn};
+use super::pairing::Class;
 use super::side::Side;
 use super::sketches::{Difference, Identity, KeyRef, Lookup};
 use super::table::{ColumnDifference, Kind, RowDifference};
@@ -91,7 +91,7 @@ impl Comparison {
                 _ => Kind::Repeated,
             };
             let (left, right) = (left.first().map(AsRef::as_ref), right.first().map(AsRef::as_ref));
-            let key = self.show(key, &self.pairing.columns[..self.pairing.key_columns], &self.left)?;
+            let key = self.show(key, &self.left)?;
             shown.push(RowDifference { kind, key, columns: self.columns(left, right)? });
         }
         Ok(shown)
@@ -111,7 +111,7 @@ impl Comparison {
             let (at_left, at_right) = (left.get(row).unwrap_or(&0), right.get(row).unwrap_or(&0));
             if at_left != at_right {
                 let kind = if at_left > at_right { Kind::Missing } else { Kind::Surplus };
-                let key = self.show(row, &self.pairing.columns, &self.left)?;
+                let key = self.show(row, &self.left)?;
                 shown.push(RowDifference { kind, key, columns: Vec::new() });
             }
         }
@@ -120,7 +120,7 @@ impl Comparison {
 
     fn columns(&self, left: Option<&[u8]>, right: Option<&[u8]>) -> Result<Vec<ColumnDifference>> {
         let show = |row: Option<&[u8]>, side: &Side| match row {
-            Some(row) => self.show(row, &self.pairing.columns, side).map(Some),
+            Some(row) => self.show(row, side).map(Some),
             None => Ok(None),
         };
         let (at_left, at_right) = (show(left, &self.left)?, show(right, &self.right)?);
@@ -141,23 +141,29 @@ impl Comparison {
         Ok(columns.map(column).collect())
     }
 
-    /// Encoded values as text.
-    fn show(&self, row: &[u8], columns: &[ComparedColumn], side: &Side) -> Result<Vec<Option<String>>> {
+    /// The first columns' encoded values as text.
+    fn show(&self, row: &[u8], side: &Side) -> Result<Vec<Option<String>>> {
+        let places: Vec<usize> = (0..self.pairing.columns.len()).collect();
+        self.show_at(row, &places, side)
+    }
+
+    /// Encoded values of these columns as text.
+    pub(super) fn show_at(&self, row: &[u8], places: &[usize], side: &Side) -> Result<Vec<Option<String>>> {
         let snapshots = side.snapshots()?;
-        let text = |(at, value): (usize, Option<&[u8]>)| {
+        let text = |(&place, value): (&usize, Option<&[u8]>)| {
             let bytes = value?;
-            Some(match columns[at].class {
-                Class::Native => snapshots.show(&side.table.columns[at], bytes),
+            Some(match self.pairing.columns[place].class {
+                Class::Native => snapshots.show(&side.table.columns[place], bytes),
                 class => {
                     keys::text(class, bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
                 }
             })
         };
         let values = encoding::values(row)?;
-        if values.len() > columns.len() {
+        if values.len() > places.len() {
             return Err(Error::bug("an encoded row has more values than columns"));
         }
-        Ok(values.into_iter().enumerate().map(text).collect())
+        Ok(places.iter().zip(values).map(text).collect())
     }
 }
 

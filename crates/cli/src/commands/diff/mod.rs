@@ -109,14 +109,13 @@ async fn compare_all(
         let begun = Instant::now();
         let (comparison, diff, difference) = compare(pairing, sides, repairs, args.samples).await?;
         let decision = repairs.decide(&comparison, &diff, &difference, &mut report).await?;
-        let outcome = TableOutcome { diff, decision };
+        let mut outcome = TableOutcome { diff, decision };
         match global.output {
             Output::Text => output::to_stdout(&render::table(&outcome, begun.elapsed())),
             Output::Json => output::to_stdout_line(&event(&outcome)),
         }
+        outcome.forget_values();
         outcomes.push(outcome);
-        // Values are shown once and not kept.
-        outcomes.iter_mut().for_each(|outcome| outcome.diff.samples.clear());
     }
     report.map_or(Ok(()), Report::end)
 }
@@ -145,6 +144,7 @@ fn keep_run(
         "plan": args.plan,
         "approve": args.approve,
         "guard": args.guard,
+        "unique": args.unique,
         "tables": outcomes,
     });
     let outcome = if error.is_some() { RunOutcome::Failed } else { RunOutcome::Done };

@@ -1,7 +1,7 @@
 //! What became of a table.
 
 use serde::Serialize;
-use syncline_engine::diff::{Exceeded, Repaired, TableDiff};
+use syncline_engine::diff::{Exceeded, NotUnique, Repaired, TableDiff};
 
 use crate::exit::Exit;
 
@@ -29,6 +29,8 @@ pub(super) enum Decision {
         /// What would be too much.
         exceeded: Vec<Exceeded>,
     },
+    /// Columns that should be unique are not; nothing was written.
+    NotUnique(Vec<NotUnique>),
     /// The differing rows are too many to be named.
     TooMany,
     /// It was repaired.
@@ -47,6 +49,7 @@ impl TableOutcome {
     pub(super) fn is_different(&self) -> bool {
         match &self.decision {
             Decision::Equal => false,
+            Decision::NotUnique(_) => !self.diff.is_equal(),
             Decision::Repaired(done) => done.left > 0,
             _ => true,
         }
@@ -56,9 +59,18 @@ impl TableOutcome {
     pub(super) fn exit(&self) -> Exit {
         match &self.decision {
             Decision::Failed { exit, .. } => *exit,
+            Decision::NotUnique(_) => Exit::FAILED,
             Decision::Stopped { .. } | Decision::TooMany => Exit::GUARD,
             _ if self.is_different() => Exit::DIFFERENT,
             _ => Exit::DONE,
+        }
+    }
+
+    /// Lets go of the values of rows: they are shown once and not kept.
+    pub(super) fn forget_values(&mut self) {
+        self.diff.samples.clear();
+        if let Decision::NotUnique(violations) = &mut self.decision {
+            violations.iter_mut().for_each(|violation| violation.some.clear());
         }
     }
 }

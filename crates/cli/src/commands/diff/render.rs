@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use syncline_core::TableId;
-use syncline_engine::diff::{Kind, RowDifference, TableDiff};
+use syncline_engine::diff::{Kind, NotUnique, RowDifference, TableDiff};
 
 use super::outcome::{Decision, TableOutcome};
 use crate::args::DiffArgs;
@@ -11,6 +11,18 @@ use crate::progress::format::{count, counted, duration};
 
 /// Letters of a value that are shown.
 const LETTERS_MAX: usize = 60;
+
+fn not_unique(violation: &NotUnique) -> String {
+    let columns = violation.columns.join(", ");
+    let values = counted(violation.values, "value");
+    let mut text =
+        format!("  not repaired: ({columns}) is not unique at the source, {values} more than once\n");
+    for repeated in &violation.some {
+        let value: Vec<_> = repeated.value.iter().map(|value| shown(Some(value))).collect();
+        text.push_str(&format!("    {} in {}\n", value.join(", "), counted(repeated.rows, "row")));
+    }
+    text
+}
 
 /// One table.
 pub(super) fn table(outcome: &TableOutcome, elapsed: Duration) -> String {
@@ -24,6 +36,9 @@ pub(super) fn table(outcome: &TableOutcome, elapsed: Duration) -> String {
         Decision::Stopped { exceeded } => {
             let exceeded: Vec<_> = exceeded.iter().map(ToString::to_string).collect();
             text.push_str(&format!("  not repaired, stopped by the guard: {}\n", exceeded.join("; ")));
+        }
+        Decision::NotUnique(violations) => {
+            violations.iter().for_each(|violation| text.push_str(&not_unique(violation)));
         }
         Decision::TooMany => {
             text.push_str(

@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use syncline_core::{Error, Result, TableId};
+use syncline_core::{Error, Result, TableId, TablePattern};
 use syncline_engine::diff::sketches::Difference;
-use syncline_engine::diff::{Comparison, Guard, KeyBytes, Plan, TableDiff, Writer};
+use syncline_engine::diff::{Comparison, Guard, KeyBytes, NotUnique, Plan, TableDiff, Writer};
 
 use super::outcome::Decision;
 use super::report::Report;
@@ -30,6 +30,8 @@ enum Intent {
 pub(super) struct Repairs {
     intent: Intent,
     guard: Guard,
+    /// Columns that must be unique at the source.
+    unique: Vec<(TablePattern, Vec<String>)>,
     /// What was stopped or only shown: what an approval would run.
     waiting: Plan,
     /// Where plans are kept.
@@ -45,6 +47,7 @@ impl Repairs {
     pub(super) fn new(args: &DiffArgs, of: &str, state: &Path) -> Result<Self> {
         let mut guard = Guard::default();
         args.guard.iter().try_for_each(|bound| guard.set(bound))?;
+        let unique = args.unique.iter().map(|text| unique_columns(text)).collect::<Result<_>>()?;
         let directory = state.join("plans");
         let intent = match &args.approve {
             Some(token) => Intent::Approved(approved(&directory, token, of)?),
@@ -57,7 +60,7 @@ impl Repairs {
             Intent::Approved(plan) => plan.emptied(),
             _ => Plan::new(random_key()?, of),
         };
-        Ok(Self { intent, guard, waiting, directory, writer: None })
+        Ok(Self { intent, guard, unique, waiting, directory, writer: None })
     }
 
     /// Whether a table is compared at all: an approval is about the tables of its plan.
@@ -89,6 +92,10 @@ impl Repairs {
         difference: &Difference,
         report: &mut Option<Report>,
     ) -> Result<Decision> {
+        let violations = self.violations(comparison, diff).await?;
+        if !violations.is_empty() {
+            return Ok(Decision::NotUnique(violations));
+        }
         if diff.is_equal() {
             return Ok(Decision::Equal);
         }
@@ -103,6 +110,15 @@ impl Repairs {
             Ok(decision) => decision,
             Err(error) => failed(error),
         })
+    }
+
+    /// Columns of the table that are not unique although they must be.
+    async fn violations(&self, comparison: &Comparison, diff: &TableDiff) -> Result<Vec<NotUnique>> {
+        let mut violations = Vec::new();
+        for (_, columns) in self.unique.iter().filter(|(table, _)| table.matches(&diff.table)) {
+            violations.extend(comparison.not_unique(columns).await?);
+        }
+        Ok(violations)
     }
 
     /// The decision before a row moves; [`Decision::Repaired`] for what is to be repaired now.
@@ -155,6 +171,20 @@ impl Repairs {
         forget_old(&self.directory);
         keep(&self.directory, &self.waiting).map(Some)
     }
+}
+
+/// `schema.table(column, column)`.
+fn unique_columns(text: &str) -> Result<(TablePattern, Vec<String>)> {
+    let wrong = || {
+        Error::configuration(format!("`{text}` does not name columns of a table"))
+            .with_remedy("write --unique 'schema.table(column, column)'")
+    };
+    let (table, columns) = text.strip_suffix(')').and_then(|text| text.split_once('(')).ok_or_else(wrong)?;
+    let columns: Vec<String> = columns.split(',').map(|column| column.trim().to_owned()).collect();
+    if columns.iter().any(String::is_empty) {
+        return Err(wrong());
+    }
+    Ok((TablePattern::new(table)?, columns))
 }
 
 fn failed(error: Error) -> Decision {

@@ -166,6 +166,31 @@ async fn a_plan_changes_nothing_and_a_report_names_every_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_must_be_unique_is_looked_at_over_the_whole_source_before_a_row_is_written() {
+    let Some(pair) = a_thousand_rows().await else { return };
+    // Two rows of the same value, of which neither differs, and three of another, of which one does; NULL is no value.
+    for server in [(&pair.source, SHOP), (&pair.destination, COPY)] {
+        server
+            .0
+            .execute(server.1, "UPDATE t SET v = 'v2' WHERE id = 1; UPDATE t SET v = 'v4' WHERE id = 3")
+            .await;
+        server.0.execute(server.1, "UPDATE t SET v = NULL WHERE id > 990").await;
+    }
+    pair.source.execute(SHOP, "UPDATE t SET v = 'v4' WHERE id = 5").await;
+    let before = digest(&pair);
+    let refused = diff(&pair, &["--repair", "--unique", "public.t(v)"]).ends_with(1);
+    assert_eq!(digest(&pair), before);
+    for said in ["(v) is not unique at the source, 2 values", "'v2' in 2 rows", "'v4' in 3 rows"] {
+        assert!(refused.stdout.contains(said), "{said}: {}", refused.stdout);
+    }
+    diff(&pair, &["--repair", "--unique", "public.t(id, v)"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+    let wrong = diff(&pair, &["--repair", "--unique", "public.t(other)"]).ends_with(2);
+    assert!(wrong.stderr.contains("no column other"), "{}", wrong.stderr);
+    diff(&pair, &["--repair", "--unique", "public.t"]).ends_with(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_comparison_can_be_reconstructed() {
     let Some(pair) = a_thousand_rows().await else { return };
     pair.destination.execute(COPY, "DELETE FROM t WHERE id IN (1, 2)").await;

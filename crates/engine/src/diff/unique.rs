@@ -1,0 +1,234 @@
+//! Whether columns that are declared unique are so, over all rows that the source has: the state that is desired.
+//!
+//! Two scans with little memory. The first marks the hash of each row's values in a bitmap, and in a second one what was
+//! marked before; the second scan counts only the rows that are marked there, few of which merely share a bit. If they are
+//! still too many to be counted at once, their hashes are counted in several parts, a scan each. A third scan, made only if
+//! there is a violation, reads some of the values.
+//!
+//! A row with NULL in one of the columns violates nothing, as everywhere in SQL.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+use syncline_core::{Error, Result, encoding};
+
+use super::comparison::Comparison;
+use super::sketches::{HashKey, RowHash};
+
+/// Bits of a bitmap: 16 MiB each.
+const BITS: u64 = 1 << 27;
+/// Hashes counted at once, of about 48 bytes each.
+const COUNTED_MAX: usize = 1 << 20;
+/// Violations that are told with their values.
+const TOLD_MAX: usize = 20;
+
+/// Columns that are not unique.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotUnique {
+    /// The columns.
+    pub columns: Vec<String>,
+    /// How many values more than one row has.
+    pub values: u64,
+    /// Some of them.
+    pub some: Vec<RepeatedValue>,
+}
+
+/// A value that more than one row has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepeatedValue {
+    /// The columns' values.
+    pub value: Vec<String>,
+    /// How many rows have it.
+    pub rows: u64,
+}
+
+/// Where the unique columns are, and how their values are hashed.
+#[derive(Clone)]
+struct Values {
+    places: Arc<[usize]>,
+    hash_key: HashKey,
+}
+
+impl Values {
+    /// The values of a row, encoded; `None` if one of them is NULL.
+    fn of(&self, row: &[u8]) -> Result<Option<Vec<u8>>> {
+        let all = encoding::values(row)?;
+        let mut values = Vec::new();
+        for &place in self.places.iter() {
+            let value = all.get(place).copied().ok_or_else(|| Error::bug("a row without its columns"))?;
+            let Some(value) = value else { return Ok(None) };
+            encoding::append_value(Some(value), &mut values)?;
+        }
+        Ok(Some(values))
+    }
+
+    fn hash(&self, row: &[u8]) -> Result<Option<RowHash>> {
+        Ok(self.of(row)?.map(|values| self.hash_key.row(&values)))
+    }
+}
+
+/// A bitmap that several readers write.
+struct Bitmap(Vec<AtomicU64>);
+
+impl Bitmap {
+    fn new() -> Self {
+        Self((0..BITS / 64).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a place below the number of bits")]
+    fn place(hash: RowHash) -> (usize, u64) {
+        let bit = (hash.number() % u128::from(BITS)) as u64;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    /// Sets a bit, and says whether it was set.
+    fn set(&self, hash: RowHash) -> bool {
+        let (word, bit) = Self::place(hash);
+        self.0[word].fetch_or(bit, Ordering::Relaxed) & bit != 0
+    }
+
+    fn has(&self, hash: RowHash) -> bool {
+        let (word, bit) = Self::place(hash);
+        self.0[word].load(Ordering::Relaxed) & bit != 0
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+}
+
+impl Comparison {
+    /// Whether the source has more than one row with the same values in these columns.
+    ///
+    /// # Errors
+    /// Configuration if a column is not compared; as any read.
+    pub async fn not_unique(&self, columns: &[String]) -> Result<Option<NotUnique>> {
+        let place = |name: &String| {
+            let place = self.pairing.columns.iter().position(|column| column.name == *name);
+            place.ok_or_else(|| {
+                Error::configuration(format!("there is no column {name} that could be unique"))
+                    .with_table(&self.pairing.left.id)
+            })
+        };
+        let places: Arc<[usize]> = columns.iter().map(place).collect::<Result<_>>()?;
+        let values = Values { places, hash_key: self.hash_key.clone() };
+        let suspects = Arc::new(self.marked_twice(&values).await?);
+        if suspects.is_empty() {
+            return Ok(None);
+        }
+        let repeated = self.counted_in_parts(&values, &suspects).await?;
+        if repeated.is_empty() {
+            return Ok(None);
+        }
+        let some = self.some_values(&values, &repeated).await?;
+        Ok(Some(NotUnique { columns: columns.to_vec(), values: repeated.len() as u64, some }))
+    }
+
+    async fn marked_twice(&self, values: &Values) -> Result<Bitmap> {
+        let marks = Arc::new((Bitmap::new(), Bitmap::new()));
+        let (values, marked) = (values.clone(), Arc::clone(&marks));
+        let marking = self.left.read(
+            || (),
+            move |(), row| {
+                if let Some(hash) = values.hash(row.row)?
+                    && marked.0.set(hash)
+                {
+                    marked.1.set(hash);
+                }
+                Ok(())
+            },
+        );
+        marking.await?;
+        let (_, twice) = Arc::try_unwrap(marks).map_err(|_| Error::bug("a reader outlived its scan"))?;
+        Ok(twice)
+    }
+
+    /// The hashes that more than one row has, with how many; in as many scans as memory asks for.
+    async fn counted_in_parts(
+        &self,
+        values: &Values,
+        suspects: &Arc<Bitmap>,
+    ) -> Result<HashMap<RowHash, u64>> {
+        let (mut parts, mut part) = (1, 0);
+        let mut repeated = HashMap::new();
+        while part < parts {
+            match self.counted_part(values, suspects, part, parts).await? {
+                Some(found) => {
+                    repeated.extend(found);
+                    part += 1;
+                }
+                // What was counted in part p of n is in the parts 2p and 2p + 1 of 2n.
+                None => (part, parts) = (2 * part, 2 * parts),
+            }
+        }
+        Ok(repeated)
+    }
+
+    async fn counted_part(
+        &self,
+        values: &Values,
+        suspects: &Arc<Bitmap>,
+        part: u128,
+        parts: u128,
+    ) -> Result<Option<HashMap<RowHash, u64>>> {
+        let (values, suspects) = (values.clone(), Arc::clone(suspects));
+        let counted = self.left.read(
+            || (HashMap::<RowHash, u64>::new(), false),
+            move |(counts, overflows), row| {
+                if *overflows {
+                    return Ok(());
+                }
+                let hash = values.hash(row.row)?.filter(|hash| suspects.has(*hash));
+                // The high bits: the low ones chose the place in the bitmap.
+                if let Some(hash) = hash.filter(|hash| ((hash.number() >> 32) * parts) >> 64 == part) {
+                    *counts.entry(hash).or_insert(0) += 1;
+                    *overflows = counts.len() > COUNTED_MAX;
+                }
+                Ok(())
+            },
+        );
+        let mut all = HashMap::new();
+        for (counts, overflows) in counted.await? {
+            if overflows {
+                return Ok(None);
+            }
+            counts.into_iter().for_each(|(hash, count)| *all.entry(hash).or_insert(0) += count);
+        }
+        all.retain(|_, count| *count > 1);
+        Ok(Some(all))
+    }
+
+    async fn some_values(
+        &self,
+        values: &Values,
+        repeated: &HashMap<RowHash, u64>,
+    ) -> Result<Vec<RepeatedValue>> {
+        let mut hashes: Vec<_> = repeated.iter().map(|(hash, count)| (*hash, *count)).collect();
+        hashes.sort_unstable();
+        hashes.truncate(TOLD_MAX);
+        let told: Arc<HashMap<RowHash, u64>> = Arc::new(hashes.into_iter().collect());
+        let (wanted, of) = (Arc::clone(&told), values.clone());
+        let found = self.left.read(HashMap::new, move |found: &mut HashMap<RowHash, Vec<u8>>, row| {
+            if let Some(encoded) = of.of(row.row)? {
+                let hash = of.hash_key.row(&encoded);
+                if wanted.contains_key(&hash) {
+                    found.entry(hash).or_insert(encoded);
+                }
+            }
+            Ok(())
+        });
+        let places: HashMap<RowHash, Vec<u8>> = found.await?.into_iter().flatten().collect();
+        let mut some = Vec::with_capacity(places.len());
+        for (hash, encoded) in places {
+            let shown = self.show_at(&encoded, &values.places, &self.left)?;
+            some.push(RepeatedValue {
+                value: shown.into_iter().map(Option::unwrap_or_default).collect(),
+                rows: told.get(&hash).copied().unwrap_or_default(),
+            });
+        }
+        some.sort_by(|a, b| a.value.cmp(&b.value));
+        Ok(some)
+    }
+}
