@@ -22,6 +22,8 @@ impl Exit {
     pub(crate) const USAGE: Self = Self(2);
     /// Two sides that should be equal are not.
     pub(crate) const DIFFERENT: Self = Self(3);
+    /// A guard kept something from being done.
+    pub(crate) const GUARD: Self = Self(4);
 
     /// Stopped at once by a signal, as shells report it.
     pub(crate) fn signal(number: u8) -> Self {

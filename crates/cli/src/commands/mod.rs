@@ -6,6 +6,7 @@ pub(crate) mod discover;
 pub(crate) mod drop;
 pub(crate) mod status;
 pub(crate) mod sync;
+pub(crate) mod verify;
 
 use syncline_core::Error;
 

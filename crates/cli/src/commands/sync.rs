@@ -12,7 +12,7 @@ use crate::progress::{self, summary};
 use crate::signals::{self, Stop};
 use crate::spec::ResolvedPipeline;
 use crate::state::{self, Recorder};
-use crate::{output, runner};
+use crate::{output, runner, verifying};
 
 /// Runs the command.
 ///
@@ -69,9 +69,10 @@ async fn recorded(
     global: &GlobalArgs,
     several: bool,
 ) -> Result<Summary> {
+    let mut wired = pipeline.wire(store.journal_dir(&pipeline.name));
+    wired.verify = verifying::of(pipeline)?;
     let mut recorder = tokio::task::block_in_place(|| Recorder::begin(store, pipeline))?;
     let display = progress::display(global.output, &pipeline.name, several);
-    let wired = pipeline.wire(store.journal_dir(&pipeline.name));
     let result = runner::run(wired, stop.control(), display, |now, view| recorder.note(now, view)).await;
     tokio::task::block_in_place(|| recorder.end(&result));
     result

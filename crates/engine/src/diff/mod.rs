@@ -13,12 +13,14 @@
 //! | `side` | a table read as encoded rows, in parallel, in no order |
 //! | [`sketches`] | digests and set differences of rows, pure |
 //! | `table` | the comparison of one table |
+//! | `live` | what a verification under a live stream needs of it |
 //!
 //! Both sides are read as any snapshot is. Rows of two systems of one family whose columns have the same types are hashed as
 //! they come, without being decoded.
 
 mod encoder;
 mod keys;
+pub(crate) mod live;
 mod pairing;
 mod side;
 pub mod sketches;
@@ -30,6 +32,7 @@ use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId,
 
 pub use encoder::Encoder;
 pub use pairing::{Class, ComparedColumn, Pairing};
+pub(crate) use table::{Comparison, Found, Rows, counts};
 pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff, compare};
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.
@@ -45,9 +48,20 @@ pub async fn pair_tables(
     selection: &Selection,
     map: &SchemaMap,
 ) -> Result<Vec<Pairing>> {
+    pair_some(source, destination, selection, map, |_| true).await
+}
+
+/// As [`pair_tables`], of those tables of the selection that are wanted; the others may have no counterpart.
+pub(crate) async fn pair_some(
+    source: &Arc<dyn Source>,
+    destination: &Arc<dyn Source>,
+    selection: &Selection,
+    map: &SchemaMap,
+    is_wanted: impl Fn(&TableId) -> bool + Copy,
+) -> Result<Vec<Pairing>> {
     let native = pairing::may_be_native(source.family(), destination.family());
     let first = if native { Carry::Native } else { Carry::Typed };
-    let pairs = discover(source, destination, selection, map, first).await?;
+    let pairs = discover(source, destination, selection, map, first, is_wanted).await?;
     let mut pairings = Vec::with_capacity(pairs.len());
     let mut typed = None;
     for (left, right) in pairs {
@@ -55,7 +69,7 @@ pub async fn pair_tables(
             Some(pairing) => pairing,
             None if native => {
                 if typed.is_none() {
-                    typed = Some(discover(source, destination, selection, map, Carry::Typed).await?);
+                    typed = Some(discover(source, destination, selection, map, Carry::Typed, is_wanted).await?);
                 }
                 let of_table = |(other, _): &&(TableSchema, TableSchema)| other.id == left.id;
                 let pair = typed.iter().flatten().find(of_table);
@@ -75,8 +89,13 @@ async fn discover(
     selection: &Selection,
     map: &SchemaMap,
     carry: Carry,
+    is_wanted: impl Fn(&TableId) -> bool,
 ) -> Result<Vec<(TableSchema, TableSchema)>> {
-    let left = source.discover(&Selection { carry, ..selection.clone() }).await?;
+    let mut left = source.discover(&Selection { carry, ..selection.clone() }).await?;
+    left.retain(|table| is_wanted(&table.id));
+    if left.is_empty() {
+        return Ok(Vec::new());
+    }
     let names = left.iter().map(|table| TablePattern::new(&format!("*.{}", table.id.name)));
     let include = names.collect::<Result<_>>()?;
     let right = destination.discover(&Selection { include, ..Selection::all(carry) }).await;

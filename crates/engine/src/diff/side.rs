@@ -1,13 +1,13 @@
 //! One side of a comparison: a table that is read as encoded rows, in parallel and in no order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use syncline_core::encoding::{self, BulkRows};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, Result, SnapshotOptions, Snapshots,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, ReadMark, Result, SnapshotOptions, Snapshots,
     Source, TablePhase, TableSchema, TableState,
 };
 use tokio::task::JoinSet;
@@ -18,6 +18,8 @@ use super::pairing::ComparedColumn;
 
 /// All rows at one moment as far as the source can: nothing follows that would need anything else.
 const OPTIONS: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false };
+/// Whatever holds least: what differs because the moments differ is looked at again.
+const OPTIONS_LIVE: SnapshotOptions = SnapshotOptions { resumable: false, streamed: true };
 
 /// A table of one side.
 #[derive(Clone)]
@@ -30,7 +32,13 @@ pub(super) struct Side {
     readers: usize,
     /// Rows read so far.
     rows: Arc<AtomicU64>,
+    options: SnapshotOptions,
+    /// What the reads saw; one mark for each snapshot.
+    pub(super) marks: Arc<Mutex<BTreeSet<String>>>,
 }
+
+/// Encoded keys, each with its encoded row.
+pub(super) type KeyedRows = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// An encoded row with its key's part of it.
 pub(super) struct EncodedRow<'a> {
@@ -47,7 +55,13 @@ impl Side {
         readers: usize,
         rows: Arc<AtomicU64>,
     ) -> Self {
-        Self { source, table, columns, key_columns, readers: readers.max(1), rows }
+        let readers = readers.max(1);
+        Self { source, table, columns, key_columns, readers, rows, options: OPTIONS, marks: Arc::default() }
+    }
+
+    /// The same side, while it is written to.
+    pub(super) fn live(self) -> Self {
+        Self { options: OPTIONS_LIVE, ..self }
     }
 
     pub(super) fn snapshots(&self) -> Result<&dyn Snapshots> {
@@ -60,7 +74,7 @@ impl Side {
         T: Send + 'static,
         F: Fn(&mut T, EncodedRow<'_>) -> Result<()> + Clone + Send + Sync + 'static,
     {
-        let chunks = match self.snapshots()?.plan(&self.table, &unread(), OPTIONS).await? {
+        let chunks = match self.snapshots()?.plan(&self.table, &unread(), self.options).await? {
             ChunkPlan::Chunks(chunks) => chunks,
             ChunkPlan::StartOver(why) => return Err(self.lost(&why)),
         };
@@ -94,6 +108,7 @@ impl Side {
             ChunkRead::Reading(reader) => reader,
             ChunkRead::StartOver(why) => return Err(self.lost(&why)),
         };
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(reader.mark().0.clone());
         let mut cutter: Option<Box<dyn BulkRows>> = snapshots.bulk_rows(&self.table);
         let encoder = Encoder::new(&self.columns);
         while let Some(part) = reader.next().await? {
@@ -122,17 +137,17 @@ impl Side {
     }
 
     /// The rows of these encoded keys, encoded; keys without a row are left out, and so are keys that this side would write
-    /// in another way than the encoding says.
-    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
+    /// in another way than the encoding says. With what the read saw.
+    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<(KeyedRows, ReadMark)> {
         let mut found = Vec::with_capacity(keys.len());
         let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
-        let (rows, _) = self.snapshots()?.read_keys(&self.table, &batch).await?;
+        let (rows, mark) = self.snapshots()?.read_keys(&self.table, &batch).await?;
         self.encode(&rows, &mut |row| {
             let EncodedRow { key, row } = self.split(row)?;
             found.push((key.into(), row.into()));
             Ok(())
         })?;
-        Ok(found)
+        Ok((found, mark))
     }
 
     fn encode(&self, rows: &RecordBatch, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {

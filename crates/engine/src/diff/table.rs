@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncline_core::{Error, Result, Source, TableId, encoding};
 
 use super::keys;
@@ -26,7 +26,7 @@ const RANGES_PER_SCAN: usize = 8;
 const SHOWN_BYTES_MAX: usize = 32 << 20;
 
 /// Keys asked for at once.
-const KEYS_MAX: usize = 100;
+pub(super) const KEYS_MAX: usize = 100;
 
 /// How a comparison is made.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,7 @@ pub struct ColumnDifference {
 }
 
 /// How many rows differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Rows the destination lacks.
     pub missing: u64,
@@ -151,19 +151,7 @@ pub async fn compare(
     options: Options,
     read: &RowsRead,
 ) -> Result<TableDiff> {
-    let columns: Arc<[ComparedColumn]> = pairing.columns.clone().into();
-    let side = |source: &Arc<dyn Source>, table: &Arc<_>, rows: &Arc<_>| {
-        let (source, table, rows) = (Arc::clone(source), Arc::clone(table), Arc::clone(rows));
-        Side::new(source, table, Arc::clone(&columns), pairing.key_columns, options.readers, rows)
-    };
-    let comparison = Comparison {
-        left: side(source, &pairing.left, &read.left),
-        right: side(destination, &pairing.right, &read.right),
-        hash_key: hash_key.clone(),
-        identity: if pairing.key_columns == 0 { Identity::WholeRow } else { Identity::Key },
-        columns: &pairing.columns,
-        key_columns: pairing.key_columns,
-    };
+    let comparison = Comparison::new(pairing, source, destination, hash_key, options.readers, read);
     let found = comparison.find().await?;
     let samples = comparison.samples(&found.difference, options.samples_max).await?;
     Ok(TableDiff {
@@ -181,7 +169,7 @@ pub async fn compare(
     })
 }
 
-fn counts(difference: &Difference) -> Counts {
+pub(crate) fn counts(difference: &Difference) -> Counts {
     let copies = |rows: &[DifferingRow]| rows.iter().map(|row| u64::from(row.copies)).sum();
     Counts {
         missing: copies(&difference.only_left),
@@ -191,28 +179,53 @@ fn counts(difference: &Difference) -> Counts {
     }
 }
 
-struct Comparison<'a> {
-    left: Side,
-    right: Side,
-    hash_key: HashKey,
-    identity: Identity,
+pub(crate) struct Comparison<'a> {
+    pub(super) left: Side,
+    pub(super) right: Side,
+    pub(super) hash_key: HashKey,
+    pub(super) identity: Identity,
     columns: &'a [ComparedColumn],
     key_columns: usize,
 }
 
 /// What all scans together gave.
 #[derive(Default)]
-struct Found {
-    left: TableDigest,
-    right: TableDigest,
-    difference: Difference,
-    too_many: Option<u64>,
+pub(crate) struct Found {
+    pub(crate) left: TableDigest,
+    pub(crate) right: TableDigest,
+    pub(crate) difference: Difference,
+    pub(crate) too_many: Option<u64>,
     scans: u32,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn new(
+        pairing: &'a Pairing,
+        source: &Arc<dyn Source>,
+        destination: &Arc<dyn Source>,
+        hash_key: &HashKey,
+        readers: usize,
+        read: &RowsRead,
+    ) -> Self {
+        let columns: Arc<[ComparedColumn]> = pairing.columns.clone().into();
+        let side = |source: &Arc<dyn Source>, table: &Arc<_>, rows: &Arc<_>| {
+            let (source, table, rows) = (Arc::clone(source), Arc::clone(table), Arc::clone(rows));
+            Side::new(source, table, Arc::clone(&columns), pairing.key_columns, readers, rows)
+        };
+        Self {
+            left: side(source, &pairing.left, &read.left),
+            right: side(destination, &pairing.right, &read.right),
+            hash_key: hash_key.clone(),
+            identity: if pairing.key_columns == 0 { Identity::WholeRow } else { Identity::Key },
+            columns: &pairing.columns,
+            key_columns: pairing.key_columns,
+        }
+    }
 }
 
 impl Comparison<'_> {
     /// Scans both sides until every range is equal, or its difference is known, or too large.
-    async fn find(&self) -> Result<Found> {
+    pub(crate) async fn find(&self) -> Result<Found> {
         let mut found = Found::default();
         let mut ranges = VecDeque::from([KeyRange::ALL]);
         while !ranges.is_empty() {
@@ -256,7 +269,7 @@ impl Comparison<'_> {
     }
 
     /// Some of the differing rows, with their values.
-    async fn samples(&self, difference: &Difference, max: usize) -> Result<Vec<RowDifference>> {
+    pub(crate) async fn samples(&self, difference: &Difference, max: usize) -> Result<Vec<RowDifference>> {
         let some = difference.first(max);
         if some.is_empty() {
             return Ok(Vec::new());
@@ -285,7 +298,7 @@ impl Comparison<'_> {
         let mut rows = Rows::new();
         let mut bytes = 0;
         for keys in keys.chunks(KEYS_MAX) {
-            for (key, row) in side.rows_of(keys).await? {
+            for (key, row) in side.rows_of(keys).await?.0 {
                 bytes += row.len();
                 rows.entry(key).or_default().push(row);
             }
@@ -312,7 +325,7 @@ impl Comparison<'_> {
         Ok(rows)
     }
 
-    fn by_key(&self, left: &Rows, right: &Rows) -> Result<Vec<RowDifference>> {
+    pub(super) fn by_key(&self, left: &Rows, right: &Rows) -> Result<Vec<RowDifference>> {
         let keys: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
         let none = Vec::new();
         let mut shown = Vec::new();
@@ -334,7 +347,7 @@ impl Comparison<'_> {
     }
 
     /// Without keys a row is shown once for each side that has more of it.
-    fn by_row(&self, left: &Rows, right: &Rows) -> Result<Vec<RowDifference>> {
+    pub(super) fn by_row(&self, left: &Rows, right: &Rows) -> Result<Vec<RowDifference>> {
         let rows = |rows: &Rows| -> BTreeMap<Box<[u8]>, usize> {
             let mut counted = BTreeMap::new();
             rows.values().flatten().for_each(|row| *counted.entry(row.clone()).or_insert(0) += 1);
@@ -398,7 +411,7 @@ impl Comparison<'_> {
 }
 
 /// Rows by their key; several where a key is there more than once.
-type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
+pub(crate) type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
 
 /// A row left out would look as if a side did not have it, so there is an error instead.
 fn require_shown(bytes: usize) -> Result<()> {

@@ -1,0 +1,146 @@
+//! `verify`: whether a pipeline's destination is what its source is, judged while the stream goes on.
+//!
+//! The pipeline is run under its own lock until it has caught up, then verified, then it ends.
+
+use serde_json::json;
+use syncline_core::{Error, PipelineName, Result, TablePattern};
+use syncline_engine::{Summary, TableVerified, Verified, When};
+use syncline_store::Store;
+
+use crate::args::{GlobalArgs, Output, VerifyArgs};
+use crate::commands::diff::{sample_line, shortened};
+use crate::exit::{Exit, Failure};
+use crate::progress;
+use crate::progress::format::{count, counted};
+use crate::spec::ResolvedPipeline;
+use crate::state::{self, Recorder};
+use crate::verifying::{ask, is_equal, result, wired};
+use crate::{config, output, runner, signals};
+
+/// Runs the command: 3 if drift was found and is still there, 4 if a guard kept it from being repaired.
+///
+/// # Errors
+/// As a run of the pipeline; configuration if it is not known, or runs.
+pub(crate) async fn run(args: &VerifyArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let store = Store::open(&state::directory(&args.state)?)?;
+    let pipeline = pipeline(args, &store)?;
+    let tables = args.table.iter().map(|text| TablePattern::new(text)).collect::<Result<Vec<_>>>()?;
+    if let Some(pid) = state::running(&store, &pipeline.name)? {
+        return Err(runs_already(&pipeline.name, pid).into());
+    }
+    let stop = signals::listen("stopping\n", || {})?;
+    let mut running = pipeline.wire(store.journal_dir(&pipeline.name));
+    if !running.mode.streams() {
+        return Err(Error::configuration(format!("pipeline `{}` has no stream", pipeline.name))
+            .with_remedy("compare its two sides with `syncline diff` while nobody writes")
+            .into());
+    }
+    running.follow = false;
+    // A verification makes nothing anew.
+    running.prepare = None;
+    running.verify = Some(wired(&pipeline, When::Once, ask(tables, args.repair, args.samples))?);
+    let mut recorder = tokio::task::block_in_place(|| Recorder::begin(&store, &pipeline))?;
+    let display = progress::display(global.output, &pipeline.name, false);
+    let ended = runner::run(running, stop.control(), display, |now, view| recorder.note(now, view)).await;
+    tokio::task::block_in_place(|| recorder.end(&ended));
+    Ok(stop.at_once().unwrap_or(tell(&pipeline.name, &ended?, global)))
+}
+
+/// The pipeline as it is remembered, or as the file has it.
+fn pipeline(args: &VerifyArgs, store: &Store) -> Result<ResolvedPipeline, Failure> {
+    if let Some(path) = &args.config {
+        let names: Vec<String> = args.name.iter().cloned().collect();
+        let mut pipelines = config::load(path, &names)?;
+        return match (pipelines.pop(), pipelines.is_empty()) {
+            (Some(one), true) => Ok(one),
+            _ => Err(Error::configuration("the file has several pipelines")
+                .with_remedy("say which: syncline verify NAME --config FILE")
+                .into()),
+        };
+    }
+    let Some(name) = &args.name else {
+        return Err(Error::configuration("no pipeline is named")
+            .with_remedy("see `syncline status` for those that are known here")
+            .into());
+    };
+    let name = PipelineName::new(name.as_str())?;
+    let record = store.pipeline(&name)?.ok_or_else(|| {
+        Error::configuration(format!("no pipeline `{name}` is known on this machine"))
+            .with_remedy("see `syncline status` for those that are, or name another --state-dir")
+    })?;
+    Ok(state::recall(&record).resolve()?)
+}
+
+fn runs_already(name: &PipelineName, pid: u32) -> Error {
+    Error::configuration(format!("pipeline `{name}` is running (process {pid})")).with_remedy(
+        "let it verify itself: sync --follow --verify every=1h; or stop it first, with Ctrl-C or SIGTERM",
+    )
+}
+
+fn tell(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
+    let Some(verified) = &end.verified else {
+        output::to_stderr(&format!("{name}: stopped before it was verified\n"));
+        return if end.stopped.is_empty() { Exit::DONE } else { Exit::FAILED };
+    };
+    let exit = exit(verified);
+    match global.output {
+        Output::Text => output::to_stdout(&text(name, verified)),
+        Output::Json => {
+            for table in &verified.tables {
+                let samples = &table.samples;
+                output::to_stdout_line(
+                    &json!({ "event": "table", "pipeline": name, "verified": table, "samples": samples }),
+                );
+            }
+            output::to_stdout_line(&json!({
+                "event": "end",
+                "pipeline": name,
+                "tables": verified.tables.len(),
+                "seconds": verified.seconds,
+                "drift": verified.left_over(),
+                "undecided": verified.tables.iter().map(|table| table.undecided).sum::<u64>(),
+                "repaired": verified.tables.iter().map(|table| table.repaired).sum::<u64>(),
+                "exit_code": exit.0,
+            }));
+        }
+    }
+    exit
+}
+
+fn exit(verified: &Verified) -> Exit {
+    let tables = &verified.tables;
+    if tables.iter().any(|table| table.refused.is_some()) {
+        return Exit::GUARD;
+    }
+    if verified.left_over() > 0 {
+        return Exit::DIFFERENT;
+    }
+    // What was not looked at is not equal.
+    if tables.iter().any(|table| table.skipped.is_some()) { Exit::FAILED } else { Exit::DONE }
+}
+
+fn text(name: &PipelineName, verified: &Verified) -> String {
+    let mut text: String = verified.tables.iter().map(table_text).collect();
+    let tables = counted(verified.tables.len() as u64, "table");
+    let drifted = verified.tables.iter().filter(|table| table.left_over() > 0).count() as u64;
+    let skipped = verified.tables.iter().filter(|table| table.skipped.is_some()).count() as u64;
+    text.push_str(&match (drifted, skipped) {
+        (0, 0) => format!("EQUAL: {name}, {tables}\n"),
+        (0, skipped) => format!("EQUAL as far as verified: {name}, {} not verified of {tables}\n", count(skipped)),
+        (drifted, _) => format!("DRIFT: {name}, {} of {tables}\n", count(drifted)),
+    });
+    text
+}
+
+fn table_text(table: &TableVerified) -> String {
+    let rows = counted(table.rows_source, "row");
+    let mut text = format!("{}: {}  ({rows}, {} looked at again)\n", table.table, result(table), count(table.candidates));
+    table.samples.iter().for_each(|sample| text.push_str(&sample_line(&table.key, sample)));
+    let drift = table.drift;
+    let all = drift.missing + drift.surplus + drift.changed + drift.repeated;
+    let shown = table.samples.len() as u64;
+    if !is_equal(table) && shown > 0 && shown < all {
+        text.push_str(&shortened(all - shown));
+    }
+    text
+}
