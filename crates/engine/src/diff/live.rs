@@ -68,9 +68,9 @@ impl<'a> Comparison<'a> {
         let side = self.side(of);
         let mut read = Read::default();
         for keys in keys.chunks(KEYS_MAX) {
-            let (rows, mark) = side.rows_of(keys).await?;
+            let (rows, marks) = side.rows_of(keys).await?;
             rows.into_iter().for_each(|(key, row)| read.rows.entry(key).or_default().push(row));
-            read.marks.push(mark);
+            read.marks.extend(marks);
         }
         Ok(read)
     }

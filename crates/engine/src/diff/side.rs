@@ -137,8 +137,29 @@ impl Side {
     }
 
     /// The rows of these encoded keys, encoded; keys without a row are left out, and so are keys that this side would write
-    /// in another way than the encoding says. With what the read saw.
-    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<(KeyedRows, ReadMark)> {
+    /// in another way than the encoding says. With what the reads saw.
+    ///
+    /// A row comes once for each key that finds it, and 18.5 is found by 18.50, too. Where that may be so, each is asked for
+    /// alone.
+    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<(KeyedRows, Vec<ReadMark>)> {
+        let (mut found, mark) = self.rows_asked(keys).await?;
+        let mut marks = vec![mark];
+        if keys.len() < 2 {
+            return Ok((found, marks));
+        }
+        found.sort_unstable();
+        let several: BTreeSet<Box<[u8]>> =
+            found.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].0.clone()).collect();
+        found.retain(|(key, _)| !several.contains(key));
+        for key in several {
+            let (rows, mark) = self.rows_asked(std::slice::from_ref(&key)).await?;
+            found.extend(rows);
+            marks.push(mark);
+        }
+        Ok((found, marks))
+    }
+
+    async fn rows_asked(&self, keys: &[Box<[u8]>]) -> Result<(KeyedRows, ReadMark)> {
         let mut found = Vec::with_capacity(keys.len());
         let batch = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
         let (rows, mark) = self.snapshots()?.read_keys(&self.table, &batch).await?;
