@@ -125,10 +125,7 @@ pub(crate) fn result(table: &TableVerified) -> String {
         return format!("not verified: {why}");
     }
     if let Some(estimate) = table.too_many {
-        return format!(
-            "DRIFT, about {} rows: too many to name; a new snapshot is cheaper",
-            count(estimate)
-        );
+        return format!("DRIFT, about {} rows: too many to name; a new snapshot is cheaper", count(estimate));
     }
     let drift = table.drift;
     let kinds = [
@@ -163,7 +160,8 @@ mod tests {
         assert_eq!(parse("every=1h"), Some((3600, false)));
         assert_eq!(parse("every=30m, repair"), Some((1800, true)));
         assert_eq!(parse("repair,every=7d"), Some((604_800, true)));
-        for wrong in ["", "every", "1h", "every=", "every=0s", "every=1w", "every=1h,mend", "repair", "every=-1h"]
+        for wrong in
+            ["", "every", "1h", "every=", "every=0s", "every=1w", "every=1h,mend", "repair", "every=-1h"]
         {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

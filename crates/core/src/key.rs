@@ -138,7 +138,8 @@ impl RowKey {
         let schema = table.arrow_old();
         let arrays = columns.iter().zip(schema.fields());
         let arrays = arrays.map(|(values, field)| key_values::array(values, field.data_type()));
-        let arrays = arrays.collect::<Result<Vec<ArrayRef>>>().map_err(|error| error.with_table(&table.id))?;
+        let arrays =
+            arrays.collect::<Result<Vec<ArrayRef>>>().map_err(|error| error.with_table(&table.id))?;
         RecordBatch::try_new(schema, arrays)
             .map_err(|error| Error::bug("row keys do not fit their table").with_source(error))
     }

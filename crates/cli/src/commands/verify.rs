@@ -126,7 +126,9 @@ fn text(name: &PipelineName, verified: &Verified) -> String {
     let skipped = verified.tables.iter().filter(|table| table.skipped.is_some()).count() as u64;
     text.push_str(&match (drifted, skipped) {
         (0, 0) => format!("EQUAL: {name}, {tables}\n"),
-        (0, skipped) => format!("EQUAL as far as verified: {name}, {} not verified of {tables}\n", count(skipped)),
+        (0, skipped) => {
+            format!("EQUAL as far as verified: {name}, {} not verified of {tables}\n", count(skipped))
+        }
         (drifted, _) => format!("DRIFT: {name}, {} of {tables}\n", count(drifted)),
     });
     text
@@ -134,7 +136,12 @@ fn text(name: &PipelineName, verified: &Verified) -> String {
 
 fn table_text(table: &TableVerified) -> String {
     let rows = counted(table.rows_source, "row");
-    let mut text = format!("{}: {}  ({rows}, {} looked at again)\n", table.table, result(table), count(table.candidates));
+    let mut text = format!(
+        "{}: {}  ({rows}, {} looked at again)\n",
+        table.table,
+        result(table),
+        count(table.candidates)
+    );
     table.samples.iter().for_each(|sample| text.push_str(&sample_line(&table.key, sample)));
     let drift = table.drift;
     let all = drift.missing + drift.surplus + drift.changed + drift.repeated;

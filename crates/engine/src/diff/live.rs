@@ -39,8 +39,7 @@ impl<'a> Comparison<'a> {
         hash_key: &HashKey,
         readers: usize,
     ) -> Self {
-        let mut comparison =
-            Self::new(pairing, source, destination, hash_key, readers, &RowsRead::default());
+        let mut comparison = Self::new(pairing, source, destination, hash_key, readers, &RowsRead::default());
         comparison.left = comparison.left.live();
         comparison.right = comparison.right.live();
         comparison

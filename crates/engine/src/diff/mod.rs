@@ -32,8 +32,8 @@ use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId,
 
 pub use encoder::Encoder;
 pub use pairing::{Class, ComparedColumn, Pairing};
-pub(crate) use table::{Comparison, Found, Rows, counts};
 pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff, compare};
+pub(crate) use table::{Comparison, Found, Rows, counts};
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.
 ///
@@ -69,7 +69,8 @@ pub(crate) async fn pair_some(
             Some(pairing) => pairing,
             None if native => {
                 if typed.is_none() {
-                    typed = Some(discover(source, destination, selection, map, Carry::Typed, is_wanted).await?);
+                    typed =
+                        Some(discover(source, destination, selection, map, Carry::Typed, is_wanted).await?);
                 }
                 let of_table = |(other, _): &&(TableSchema, TableSchema)| other.id == left.id;
                 let pair = typed.iter().flatten().find(of_table);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use syncline_core::encoding::{self, BulkRows};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, ReadMark, Result, SnapshotOptions, Snapshots,
-    Source, TablePhase, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, ReadMark, Result, SnapshotOptions,
+    Snapshots, Source, TablePhase, TableSchema, TableState,
 };
 use tokio::task::JoinSet;
 

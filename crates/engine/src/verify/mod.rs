@@ -189,8 +189,7 @@ async fn wait_until_ready(attempt: &Attempt) {
         let reached = attempt.context.target.get().is_none_or(|target| {
             attempt.lane_at(&syncline_core::Lane::Main).is_some_and(|main| main >= *target)
         });
-        let is_there =
-            |id: &TableId| attempt.is_in_main_lane(id) || attempt.context.board.is_stopped(id);
+        let is_there = |id: &TableId| attempt.is_in_main_lane(id) || attempt.context.board.is_stopped(id);
         reached && attempt.tables.keys().all(is_there)
     };
     while !is_ready() {
@@ -207,8 +206,7 @@ async fn verify_tables(attempt: &Attempt, verify: &Verify) -> Result<Verified, T
     }
     let ask = &verify.ask;
     let is_asked = |id: &TableId| ask.tables.is_empty() || ask.tables.iter().any(|one| one.matches(id));
-    let asked: Vec<&Arc<TableSchema>> =
-        attempt.tables.values().filter(|table| is_asked(&table.id)).collect();
+    let asked: Vec<&Arc<TableSchema>> = attempt.tables.values().filter(|table| is_asked(&table.id)).collect();
     if asked.is_empty() {
         return Err(Error::configuration("no table of the pipeline is asked for").into());
     }

@@ -33,8 +33,7 @@ pub(super) async fn verify(
 ) -> Result<TableVerified, Trouble> {
     let comparison =
         Comparison::live(pairing, &verify.source, &verify.destination, &verify.hash_key, verify.readers);
-    let looks =
-        Looks { attempt, comparison: &comparison, table, samples_max: ask.samples_max };
+    let looks = Looks { attempt, comparison: &comparison, table, samples_max: ask.samples_max };
     let mut report = TableVerified {
         key: pairing.columns[..pairing.key_columns].iter().map(|column| column.name.clone()).collect(),
         ..TableVerified::new(&table.id)
@@ -91,11 +90,7 @@ async fn scan(looks: &Looks<'_>) -> Result<Found> {
 }
 
 /// A table whose rows cannot be watched one by one: it has no key, or one that can be written in several ways.
-async fn by_scan(
-    looks: &Looks<'_>,
-    mut report: TableVerified,
-    ask: &Ask,
-) -> Result<TableVerified, Trouble> {
+async fn by_scan(looks: &Looks<'_>, mut report: TableVerified, ask: &Ask) -> Result<TableVerified, Trouble> {
     let Some((found, at_rest)) = looks.scan_at_rest().await? else {
         return Ok(TableVerified::skipped(&looks.table.id, WENT_APART));
     };

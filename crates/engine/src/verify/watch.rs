@@ -99,7 +99,9 @@ impl Watch {
             return Ok(());
         };
         match watched {
-            Watched::Rows(rows) if !batch.operations.contains(&Operation::Truncate) => touch_rows(rows, batch),
+            Watched::Rows(rows) if !batch.operations.contains(&Operation::Truncate) => {
+                touch_rows(rows, batch)
+            }
             watched => {
                 watched.touch_all();
                 Ok(())

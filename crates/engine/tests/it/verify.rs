@@ -29,7 +29,12 @@ fn verified(shop: &Shop, destination: &MemoryDestination, dir: &std::path::Path,
     pipeline
 }
 
-async fn verify(shop: &Shop, destination: &MemoryDestination, dir: &std::path::Path, repair: bool) -> Verified {
+async fn verify(
+    shop: &Shop,
+    destination: &MemoryDestination,
+    dir: &std::path::Path,
+    repair: bool,
+) -> Verified {
     run(verified(shop, destination, dir, repair)).await.unwrap().verified.unwrap()
 }
 

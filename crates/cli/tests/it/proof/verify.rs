@@ -32,7 +32,8 @@ const PLANTED: &str = "
 
 /// What a verification said of each table, by name.
 fn tables(outcome: &Outcome) -> BTreeMap<String, Value> {
-    let lines = outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+    let lines =
+        outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
     let tables = lines.filter(|line| line["event"] == "table");
     tables.map(|line| (line["verified"]["table"]["name"].as_str().unwrap().to_owned(), line)).collect()
 }
@@ -83,7 +84,10 @@ async fn what_drifted_is_found_and_repaired_and_then_all_is_equal() {
     assert_eq!(drift(&found["by_bytes"]), [1, 0, 1, 0]);
     assert_eq!(drift(&found["keyless"]), [0; 4]);
     let one = tables(&verify(&pair, &["--table", "by_pair", "--repair"]).ends_with(0));
-    assert_eq!((one.len(), drift(&one["by_pair"]), number(&one["by_pair"], "repaired")), (1, [2, 1, 1, 0], 4));
+    assert_eq!(
+        (one.len(), drift(&one["by_pair"]), number(&one["by_pair"], "repaired")),
+        (1, [2, 1, 1, 0], 4)
+    );
     verify(&pair, &["--repair"]).ends_with(0);
     verify(&pair, &[]).ends_with(0);
     pair.assert_same().await;
@@ -218,7 +222,11 @@ async fn under_load(runs: u64, planted: u64) {
         assert_eq!(verified["error"], Value::Null, "{verified}");
         for table in verified["tables"].as_array().unwrap() {
             assert_eq!(table["skipped"], Value::Null, "{table}");
-            assert_eq!(table["drift"].to_string(), r#"{"changed":0,"missing":0,"repeated":0,"surplus":0}"#, "false drift: {table}");
+            assert_eq!(
+                table["drift"].to_string(),
+                r#"{"changed":0,"missing":0,"repeated":0,"surplus":0}"#,
+                "false drift: {table}"
+            );
             looked_at += table["candidates"].as_u64().unwrap();
             undecided.push(table["undecided"].as_u64().unwrap());
         }
@@ -251,7 +259,8 @@ async fn postgres_and_sqlite_are_verified_and_repaired() {
     pair.room.run(&["sync", &source, &file, "--name", NAME]).ends_with(0);
     verify(&pair, &[]).ends_with(0);
     let copy = Connection::open(pair.room.path("copy.db")).unwrap();
-    copy.execute_batch("UPDATE by_int SET v = 'drift' WHERE id = 7; DELETE FROM by_pair WHERE b = 10").unwrap();
+    copy.execute_batch("UPDATE by_int SET v = 'drift' WHERE id = 7; DELETE FROM by_pair WHERE b = 10")
+        .unwrap();
     let repaired = tables(&verify(&pair, &["--repair"]).ends_with(0));
     assert_eq!((drift(&repaired["by_int"]), drift(&repaired["by_pair"])), ([0, 0, 1, 0], [1, 0, 0, 0]));
     verify(&pair, &[]).ends_with(0);
