@@ -6,12 +6,13 @@
 //! | `commands` | one module per command |
 //! | `demo` | a shop in SQLite, copied, kept in sync under load, and compared by code that shares nothing with ours |
 //! | `progress` | live display, plain lines, JSON events, summary |
-//! | `verifying` | how a pipeline verifies itself, and what is said of the outcome |
+//! | `verifying`, `asking` | how a pipeline verifies itself, and what is said of the outcome; asking one that runs |
 //! | `runner`, `signals`, `state` | one run with its display and its memory; Ctrl-C; the state directory |
 //! | `exit`, `output`, `logging` | exit codes and errors; stdout and stderr; log lines |
 //! | `memory` | what the process gives back to the system |
 
 mod args;
+mod asking;
 mod commands;
 mod config;
 mod demo;

@@ -1,5 +1,6 @@
 //! How a pipeline verifies itself, as said on the command line and in YAML, and what is said of the outcome.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -69,14 +70,20 @@ pub(crate) fn interval(text: &str) -> Result<u64> {
     seconds.filter(|seconds| *seconds >= EVERY_MIN.as_secs()).ok_or_else(wrong)
 }
 
-/// The verification that a following pipeline makes by itself, if it does.
+/// The verifications of a pipeline that follows: at its interval, if it has one, and when asked.
 ///
 /// # Errors
-/// Configuration if a side cannot be read.
+/// Configuration if a side cannot be read, and it verifies itself.
 pub(crate) fn of(pipeline: &ResolvedPipeline) -> Result<Option<Verify>> {
-    let Some(spec) = pipeline.spec.verify else { return Ok(None) };
-    let ask = ask(Vec::new(), spec.repair, 0);
-    wired(pipeline, When::Every(Duration::from_secs(spec.every_seconds)), ask).map(Some)
+    let spec = &pipeline.spec;
+    match spec.verify {
+        Some(VerifySpec { every_seconds, repair }) => {
+            wired(pipeline, When::Every(Duration::from_secs(every_seconds)), ask(Vec::new(), repair, 0))
+                .map(Some)
+        }
+        None if spec.follow => Ok(wired(pipeline, When::Asked, ask(Vec::new(), false, 0)).ok()),
+        None => Ok(None),
+    }
 }
 
 /// What is asked of a verification.
@@ -92,7 +99,15 @@ pub(crate) fn wired(pipeline: &ResolvedPipeline, when: When, ask: Ask) -> Result
     let source = registry::source(&pipeline.spec.source).map_err(|error| error.context("source"))?;
     let destination =
         registry::source(&pipeline.spec.destination).map_err(|error| error.context("destination"))?;
-    Ok(Verify { when, ask, source, destination, readers: readers(), hash_key: random_key()? })
+    Ok(Verify {
+        when,
+        ask,
+        asks: Arc::default(),
+        source,
+        destination,
+        readers: readers(),
+        hash_key: random_key()?,
+    })
 }
 
 /// A verification in one line.

@@ -1,15 +1,16 @@
 //! `verify`: whether a pipeline's destination is what its source is, judged while the stream goes on.
 //!
-//! The pipeline is run under its own lock until it has caught up, then verified, then it ends.
+//! A pipeline that runs is asked for it. Else it is run under its own lock until it has caught up, verified, and ended.
 
 use serde_json::json;
-use syncline_core::{Error, PipelineName, Result, TablePattern};
-use syncline_engine::{Summary, TableVerified, Verified, When};
+use syncline_core::{Error, ErrorKind, PipelineName, Result, TablePattern};
+use syncline_engine::{TableVerified, Verified, When};
 use syncline_store::Store;
 
 use crate::args::{GlobalArgs, Output, VerifyArgs};
+use crate::asking::{self, Question};
 use crate::commands::diff::{sample_line, shortened};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, tell_error};
 use crate::progress;
 use crate::progress::format::{count, counted};
 use crate::spec::ResolvedPipeline;
@@ -20,15 +21,17 @@ use crate::{config, output, runner, signals};
 /// Runs the command: 3 if drift was found and is still there, 4 if a guard kept it from being repaired.
 ///
 /// # Errors
-/// As a run of the pipeline; configuration if it is not known, or runs.
+/// As a run of the pipeline; configuration if it is not known, or runs and cannot be asked.
 pub(crate) async fn run(args: &VerifyArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let store = Store::open(&state::directory(&args.state)?)?;
     let pipeline = pipeline(args, &store)?;
     let tables = args.table.iter().map(|text| TablePattern::new(text)).collect::<Result<Vec<_>>>()?;
-    if let Some(pid) = state::running(&store, &pipeline.name)? {
-        return Err(runs_already(&pipeline.name, pid).into());
-    }
     let stop = signals::listen("stopping\n", || {})?;
+    if let Some(run) = asking::running(&store, &pipeline.name)? {
+        let question = Question { tables, repair: args.repair, samples: args.samples };
+        let verified = asking::ask(&store, &run, &question, &stop).await?;
+        return Ok(tell(&pipeline.name, verified.as_ref(), global));
+    }
     let mut running = pipeline.wire(store.journal_dir(&pipeline.name));
     if !running.mode.streams() {
         return Err(Error::configuration(format!("pipeline `{}` has no stream", pipeline.name))
@@ -43,7 +46,10 @@ pub(crate) async fn run(args: &VerifyArgs, global: &GlobalArgs) -> Result<Exit, 
     let display = progress::display(global.output, &pipeline.name, false);
     let ended = runner::run(running, stop.control(), display, |now, view| recorder.note(now, view)).await;
     tokio::task::block_in_place(|| recorder.end(&ended));
-    Ok(stop.at_once().unwrap_or(tell(&pipeline.name, &ended?, global)))
+    let ended = ended?;
+    let exit = tell(&pipeline.name, ended.verified.as_ref(), global);
+    let exit = if ended.stopped.is_empty() { exit } else { exit.worse(Exit::FAILED) };
+    Ok(stop.at_once().unwrap_or(exit))
 }
 
 /// The pipeline as it is remembered, or as the file has it.
@@ -71,40 +77,43 @@ fn pipeline(args: &VerifyArgs, store: &Store) -> Result<ResolvedPipeline, Failur
     Ok(state::recall(&record).resolve()?)
 }
 
-fn runs_already(name: &PipelineName, pid: u32) -> Error {
-    Error::configuration(format!("pipeline `{name}` is running (process {pid})")).with_remedy(
-        "let it verify itself: sync --follow --verify every=1h; or stop it first, with Ctrl-C or SIGTERM",
-    )
-}
-
-fn tell(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
-    let Some(verified) = &end.verified else {
+/// Tells what was found; `None`: stopped before.
+fn tell(name: &PipelineName, verified: Option<&Verified>, global: &GlobalArgs) -> Exit {
+    let Some(verified) = verified else {
         output::to_stderr(&format!("{name}: stopped before it was verified\n"));
-        return if end.stopped.is_empty() { Exit::DONE } else { Exit::FAILED };
+        return Exit::DONE;
     };
+    if let Some(error) = &verified.error {
+        let error = Error::new(ErrorKind::Retriable, error.as_str()).with_remedy("ask again");
+        tell_error(Some(name.as_str()), &error, global);
+        return Exit::FAILED;
+    }
     let exit = exit(verified);
     match global.output {
         Output::Text => output::to_stdout(&text(name, verified)),
-        Output::Json => {
-            for table in &verified.tables {
-                let samples = &table.samples;
-                output::to_stdout_line(
-                    &json!({ "event": "table", "pipeline": name, "verified": table, "samples": samples }),
-                );
-            }
-            output::to_stdout_line(&json!({
-                "event": "end",
-                "pipeline": name,
-                "tables": verified.tables.len(),
-                "seconds": verified.seconds,
-                "drift": verified.left_over(),
-                "undecided": verified.tables.iter().map(|table| table.undecided).sum::<u64>(),
-                "repaired": verified.tables.iter().map(|table| table.repaired).sum::<u64>(),
-                "exit_code": exit.0,
-            }));
-        }
+        Output::Json => tell_events(name, verified, exit),
     }
     exit
+}
+
+fn tell_events(name: &PipelineName, verified: &Verified, exit: Exit) {
+    for table in &verified.tables {
+        let samples = &table.samples;
+        output::to_stdout_line(
+            &json!({ "event": "table", "pipeline": name, "verified": table, "samples": samples }),
+        );
+    }
+    let sum = |of: fn(&TableVerified) -> u64| verified.tables.iter().map(of).sum::<u64>();
+    output::to_stdout_line(&json!({
+        "event": "end",
+        "pipeline": name,
+        "tables": verified.tables.len(),
+        "seconds": verified.seconds,
+        "drift": verified.left_over(),
+        "undecided": sum(|table| table.undecided),
+        "repaired": sum(|table| table.repaired),
+        "exit_code": exit.0,
+    }));
 }
 
 fn exit(verified: &Verified) -> Exit {

@@ -47,7 +47,7 @@ pub struct RowsRead {
 }
 
 /// What a difference is, seen from the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The destination lacks the row.
@@ -61,7 +61,7 @@ pub enum Kind {
 }
 
 /// One differing row, in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowDifference {
     /// What it is.
     pub kind: Kind,
@@ -73,7 +73,7 @@ pub struct RowDifference {
 }
 
 /// One column of a differing row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnDifference {
     /// Its name.
     pub name: String,

@@ -8,6 +8,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | `asks` | asking a pipeline that runs |
 //! | `watch` | which rows the loader touches, and how far it has come |
 //! | `looks` | when a difference counts, and why |
 //! | `table` | one table from scan to repair |
@@ -16,6 +17,7 @@
 //! A verification is a task of an attempt, beside the loader. It reads through connectors of its own, so that nothing it
 //! holds is the pipeline's, and writes nothing but the re-read list.
 
+mod asks;
 mod looks;
 mod report;
 mod table;
@@ -36,6 +38,7 @@ use crate::chunks;
 use crate::diff::sketches::HashKey;
 use crate::diff::{self, Counts, Pairing};
 
+pub use asks::Asks;
 pub use report::{TableVerified, Verified};
 pub(crate) use watch::Watch;
 
@@ -70,8 +73,10 @@ pub fn share_guard(share_max: f64) -> Guard {
 pub enum When {
     /// Once, before the run ends.
     Once,
-    /// Again and again while it follows: so long after it began, and after the end of each.
+    /// Again and again while it follows: so long after it began, and after the end of each; and when asked.
     Every(Duration),
+    /// While it follows, when asked.
+    Asked,
 }
 
 /// What is asked of a verification.
@@ -90,8 +95,10 @@ pub struct Ask {
 pub struct Verify {
     /// When.
     pub when: When,
-    /// What is asked.
+    /// What is asked of those that nobody asks for.
     pub ask: Ask,
+    /// Where others ask.
+    pub asks: Arc<Asks>,
     /// Reads the source, apart from the pipeline's own reads.
     pub source: Arc<dyn Source>,
     /// Reads the destination.
@@ -117,17 +124,17 @@ impl From<Error> for Trouble {
 /// Verifies as the pipeline says, until `stop` or until it is done.
 pub(crate) async fn run(attempt: Arc<Attempt>, stop: CancellationToken) -> Result<()> {
     let Some(verify) = attempt.context.pipeline.verify.clone() else { return Ok(()) };
-    let verified = match verify.when {
-        When::Once => tokio::select! {
-            verified = once(&attempt, &verify) => verified,
-            () = stop.cancelled() => Ok(()),
-            () = attempt.context.control.draining().cancelled() => Ok(()),
-        },
-        When::Every(every) => tokio::select! {
-            verified = again_and_again(&attempt, &verify, every) => verified,
-            () = stop.cancelled() => Ok(()),
-            () = attempt.context.control.draining().cancelled() => Ok(()),
-        },
+    let verifying = async {
+        match verify.when {
+            When::Once => once(&attempt, &verify).await,
+            When::Every(every) => while_following(&attempt, &verify, Some(every)).await,
+            When::Asked => while_following(&attempt, &verify, None).await,
+        }
+    };
+    let verified = tokio::select! {
+        verified = verifying => verified,
+        () = stop.cancelled() => Ok(()),
+        () = attempt.context.control.draining().cancelled() => Ok(()),
     };
     attempt.changed.notify_one();
     verified.doing(|| "verifying".to_owned())
@@ -137,7 +144,7 @@ pub(crate) async fn run(attempt: Arc<Attempt>, stop: CancellationToken) -> Resul
 async fn once(attempt: &Attempt, verify: &Verify) -> Result<()> {
     if attempt.context.must_verify() {
         wait_until_ready(attempt).await;
-        match verify_tables(attempt, verify).await {
+        match verify_tables(attempt, verify, &verify.ask).await {
             Ok(verified) => keep(attempt, verified),
             Err(Trouble::Reading(error) | Trouble::Writing(error)) => return Err(error),
         }
@@ -146,18 +153,37 @@ async fn once(attempt: &Attempt, verify: &Verify) -> Result<()> {
 }
 
 /// The stream is worth more than its verification: one that cannot be finished is told, and the next one is tried.
-async fn again_and_again(attempt: &Attempt, verify: &Verify, every: Duration) -> Result<()> {
+async fn while_following(attempt: &Attempt, verify: &Verify, every: Option<Duration>) -> Result<()> {
+    let mut due = every.map(|every| tokio::time::Instant::now() + every);
     loop {
-        tokio::time::sleep(every).await;
+        let asked = tokio::select! {
+            asked = verify.asks.next() => Some(asked),
+            () = until(due) => None,
+        };
         let begun = Instant::now();
-        match verify_tables(attempt, verify).await {
-            Ok(verified) => keep(attempt, verified),
+        let ask = asked.as_ref().map_or(&verify.ask, |(ask, _)| ask);
+        let verified = match verify_tables(attempt, verify, ask).await {
+            Ok(verified) => verified,
             Err(Trouble::Writing(error)) => return Err(error),
             Err(Trouble::Reading(error)) => {
                 tracing::warn!(error = %error, "a verification could not be finished");
-                keep(attempt, ended(begun, Vec::new(), Some(error.to_string())));
+                ended(begun, Vec::new(), Some(error.to_string()))
             }
+        };
+        keep(attempt, verified.clone());
+        match asked {
+            // Who asked may be gone.
+            Some((_, answer)) => drop(answer.send(verified)),
+            None => due = every.map(|every| tokio::time::Instant::now() + every),
         }
+    }
+}
+
+/// Waits until then, or without end.
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -198,13 +224,12 @@ async fn wait_until_ready(attempt: &Attempt) {
 }
 
 /// One verification of the tables asked for.
-async fn verify_tables(attempt: &Attempt, verify: &Verify) -> Result<Verified, Trouble> {
+async fn verify_tables(attempt: &Attempt, verify: &Verify, ask: &Ask) -> Result<Verified, Trouble> {
     let begun = Instant::now();
     // What an earlier attempt has applied is in no window of this one; from here on all of it is visible.
     if !chunks::wait_until_settled(attempt).await? {
         return Err(Error::new(ErrorKind::Cancelled, "stopped as asked").into());
     }
-    let ask = &verify.ask;
     let is_asked = |id: &TableId| ask.tables.is_empty() || ask.tables.iter().any(|one| one.matches(id));
     let asked: Vec<&Arc<TableSchema>> = attempt.tables.values().filter(|table| is_asked(&table.id)).collect();
     if asked.is_empty() {
@@ -216,7 +241,7 @@ async fn verify_tables(attempt: &Attempt, verify: &Verify) -> Result<Verified, T
         tables.push(match (skip(attempt, &table.id), pairings.get(&table.id)) {
             (Some(why), _) => TableVerified::skipped(&table.id, why),
             (None, None) => TableVerified::skipped(&table.id, "it went away"),
-            (None, Some(pairing)) => verify_table(attempt, verify, pairing, table).await?,
+            (None, Some(pairing)) => verify_table(attempt, verify, ask, pairing, table).await?,
         });
     }
     Ok(ended(begun, tables, None))
@@ -253,13 +278,14 @@ fn skip(attempt: &Attempt, table: &TableId) -> Option<&'static str> {
 async fn verify_table(
     attempt: &Attempt,
     verify: &Verify,
+    ask: &Ask,
     pairing: &Pairing,
     table: &Arc<TableSchema>,
 ) -> Result<TableVerified, Trouble> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match table::verify(attempt, verify, &verify.ask, pairing, table).await {
+        match table::verify(attempt, verify, ask, pairing, table).await {
             Err(Trouble::Reading(error))
                 if error.kind().reaction() == Reaction::Retry && tries < TRIES_MAX =>
             {

@@ -21,6 +21,7 @@ fn verified(shop: &Shop, destination: &MemoryDestination, dir: &std::path::Path,
     pipeline.verify = Some(Verify {
         when: When::Once,
         ask: Ask { tables: Vec::new(), repair: repair.then(|| share_guard(0.5)), samples_max: 1000 },
+        asks: Arc::default(),
         source: Arc::new(MemorySource::new(&shop.database).with_rows_per_chunk(20)),
         destination: Arc::new(destination.reader()),
         readers: 2,

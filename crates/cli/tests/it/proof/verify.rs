@@ -96,6 +96,25 @@ async fn what_drifted_is_found_and_repaired_and_then_all_is_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_runs_is_asked() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, TABLES).await;
+    pair.run_well(&[]);
+    let running = pair.follow(&[]);
+    verify(&pair, &[]).ends_with(0);
+    pair.destination.execute(COPY, PLANTED).await;
+    let found = tables(&verify(&pair, &["--table", "by_int"]).ends_with(3));
+    assert_eq!(keys(&found["by_int"]), set(&["5", "2999", "9001", "7", "77", "777"]));
+    verify(&pair, &["--repair"]).ends_with(0);
+    verify(&pair, &[]).ends_with(0);
+    let nothing = pair.room.run(&["verify", NAME, "--table", "nothing"]).ends_with(1);
+    assert!(nothing.stderr.contains("no table of the pipeline"), "{}", nothing.stderr);
+    running.terminate();
+    let _ = running.wait(Duration::from_secs(30)).ends_with(0);
+    pair.assert_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_a_key_is_judged_and_not_repaired() {
     let Some(pair) = Pair::start().await else { return };
     pair.source.execute(SHOP, TABLES).await;
