@@ -29,6 +29,10 @@ const CHECK_USAGE: &str = "\
 syncline check [OPTIONS] <SOURCE-URL> <DESTINATION-URL>
        syncline check [OPTIONS] --config <FILE> [NAME]...";
 
+const VERIFY_USAGE: &str = "\
+syncline verify [OPTIONS] <NAME>
+       syncline verify [OPTIONS] --config <FILE> [NAME]";
+
 const DROP_USAGE: &str = "\
 syncline drop [OPTIONS] <NAME>
        syncline drop [OPTIONS] <NAME> <SOURCE-URL> <DESTINATION-URL>";
@@ -85,6 +89,9 @@ pub(crate) enum Command {
     /// Compare two sides, row by row, and say where they differ; with --repair, write the rows that do.
     #[command(after_help = URLS, after_long_help = sync_long_help())]
     Diff(DiffArgs),
+    /// Verify a pipeline: whether its destination is what its source is, judged while the stream goes on.
+    #[command(override_usage = VERIFY_USAGE, after_long_help = EXIT_CODES)]
+    Verify(VerifyArgs),
     /// List the tables of a source as Syncline sees them.
     #[command(after_help = URLS)]
     Discover(DiscoverArgs),
@@ -175,6 +182,9 @@ pub(crate) struct PipelineArgs {
     /// Consent to capture triggers at a source without a change log (SQLite).
     #[arg(long, value_name = "HOW", conflicts_with = "config")]
     pub(crate) capture: Option<CaptureChoice>,
+    /// Verify the destination again and again while following, as every=TIME or every=TIME,repair.
+    #[arg(long, value_name = "WHEN", conflicts_with = "config")]
+    pub(crate) verify: Option<String>,
     /// Disk that changes may take while they wait for the destination; beyond it the source is held back.
     #[arg(long, value_name = "BYTES", conflicts_with = "config", default_value = "1GiB")]
     pub(crate) journal_budget: String,
@@ -310,6 +320,28 @@ pub(crate) enum RunsCommand {
         #[command(flatten)]
         state: StateArgs,
     },
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The pipeline; with `--config`, one of the file.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Take the pipeline from a YAML file.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Read rows that drifted again at the source, in order with the stream. At most a tenth of a table.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Tables to verify, as 'schema.table' with * for any characters; may be repeated [default: all of the pipeline].
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// Drifted rows of a table that are shown with their values; the others are only counted.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) samples: usize,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
 }
 
 /// `status`.

@@ -22,7 +22,7 @@ impl Exit {
     pub(crate) const USAGE: Self = Self(2);
     /// Two sides that should be equal are not.
     pub(crate) const DIFFERENT: Self = Self(3);
-    /// A repair would change more than the guard lets pass.
+    /// A guard kept a repair from being made.
     pub(crate) const GUARD: Self = Self(4);
 
     /// Stopped at once by a signal, as shells report it.

@@ -6,11 +6,13 @@
 //! | `commands` | one module per command |
 //! | `demo` | a shop in SQLite, copied, kept in sync under load, and compared by code that shares nothing with ours |
 //! | `progress` | live display, plain lines, JSON events, summary |
+//! | `verifying`, `asking` | how a pipeline verifies itself, and what is said of the outcome; asking one that runs |
 //! | `runner`, `signals`, `state` | one run with its display and its memory; Ctrl-C; the state directory |
 //! | `exit`, `output`, `logging` | exit codes and errors; stdout and stderr; log lines |
 //! | `memory` | what the process gives back to the system |
 
 mod args;
+mod asking;
 mod commands;
 mod config;
 mod demo;
@@ -23,6 +25,7 @@ mod runner;
 mod signals;
 mod spec;
 mod state;
+mod verifying;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,6 +83,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Discover(args) => commands::discover::run(args, global).await,
         Command::Runs(args) => commands::runs::run(args, global),
         Command::Status(args) => commands::status::run(args, global),
+        Command::Verify(args) => commands::verify::run(args, global).await,
         Command::Drop(args) => commands::drop::run(args, global).await,
     }
 }

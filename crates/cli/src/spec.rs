@@ -16,6 +16,7 @@ use syncline_core::{
 use syncline_engine::{Mode, Pipeline};
 
 use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
+use crate::verifying::VerifySpec;
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
 const WORKERS_USUAL: RangeInclusive<usize> = 2..=8;
@@ -59,6 +60,9 @@ pub(crate) struct PipelineSpec {
     pub(crate) capture: Option<CaptureChoice>,
     /// Disk for waiting changes.
     pub(crate) journal_budget_bytes: u64,
+    /// Whether it verifies itself while it follows.
+    #[serde(default)]
+    pub(crate) verify: Option<VerifySpec>,
 }
 
 impl PipelineSpec {
@@ -79,6 +83,7 @@ impl PipelineSpec {
             snapshot: SnapshotChoice::Auto,
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
+            verify: None,
         }
     }
 
@@ -100,6 +105,7 @@ impl PipelineSpec {
             snapshot: args.snapshot,
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
+            verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
             ..Self::new(source, destination)
         };
         spec.check()?;
@@ -114,6 +120,10 @@ impl PipelineSpec {
         if self.follow && self.mode == Some(ModeChoice::Snapshot) {
             return Err(Error::configuration("`follow` and mode `snapshot` contradict each other")
                 .with_remedy("a snapshot ends by itself; leave one of the two out"));
+        }
+        if self.verify.is_some() && !self.follow {
+            return Err(Error::configuration("`verify` is for a pipeline that follows")
+                .with_remedy("add --follow, or verify once with `syncline verify NAME`"));
         }
         require_mapped_once(&self.schema_map)
     }
@@ -194,6 +204,8 @@ impl ResolvedPipeline {
             journal_dir,
             journal_budget_bytes: spec.journal_budget_bytes,
             retry: syncline_engine::RetryPolicy::default(),
+            // Needs connections of its own; who runs the pipeline adds it.
+            verify: None,
         }
     }
 }

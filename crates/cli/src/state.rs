@@ -91,6 +91,11 @@ impl Recorder {
         Ok(Self { store: store.clone(), name: pipeline.name.clone(), run, written: None })
     }
 
+    /// The run that is recorded.
+    pub(crate) fn run(&self) -> RunId {
+        self.run
+    }
+
     /// Writes a moment down: about once a second, and the first of each phase, so that what stays is the end. Not while opening: the pipeline may be another process's.
     pub(crate) fn note(&mut self, now: Instant, view: &View) {
         let phase = view.progress.phase;

@@ -1,9 +1,10 @@
 //! The row key of one row, as bytes that can be compared, hashed, stored and given back to the source.
 
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::key_values;
 use crate::schema::TableSchema;
 
 /// The carried bytes of the key columns of one row, each with its length before it, so that `('a|b','c')` and
@@ -117,10 +118,10 @@ impl RowKey {
         Ok(values)
     }
 
-    /// Keys of natively carried columns as a record batch of the key columns of `table`, in key order.
+    /// Keys as a record batch of the key columns of `table`, in key order.
     ///
     /// # Errors
-    /// A conflict if a key has another number of columns; a bug if a key column is not carried as bytes.
+    /// A conflict if a key has another number of columns, or other values than they can hold.
     pub fn to_batch(keys: &[Self], table: &TableSchema) -> Result<RecordBatch> {
         let mut columns: Vec<Vec<Option<&[u8]>>> = vec![Vec::with_capacity(keys.len()); table.row_key.len()];
         for key in keys {
@@ -134,11 +135,13 @@ impl RowKey {
                 column.push(value);
             }
         }
+        let schema = table.arrow_old();
+        let arrays = columns.iter().zip(schema.fields());
+        let arrays = arrays.map(|(values, field)| key_values::array(values, field.data_type()));
         let arrays =
-            columns.into_iter().map(|c| std::sync::Arc::new(BinaryArray::from(c)) as ArrayRef).collect();
-        RecordBatch::try_new(table.arrow_old(), arrays).map_err(|error| {
-            Error::bug("row keys of typed columns cannot be read back yet").with_source(error)
-        })
+            arrays.collect::<Result<Vec<ArrayRef>>>().map_err(|error| error.with_table(&table.id))?;
+        RecordBatch::try_new(schema, arrays)
+            .map_err(|error| Error::bug("row keys do not fit their table").with_source(error))
     }
 }
 
@@ -146,6 +149,7 @@ impl RowKey {
 mod tests {
     use std::sync::Arc;
 
+    use arrow_array::BinaryArray;
     use proptest::prelude::*;
 
     use super::*;

@@ -13,6 +13,7 @@ pub mod entry;
 pub mod error;
 pub mod failpoint;
 pub mod key;
+mod key_values;
 pub mod load;
 pub mod name;
 pub mod position;

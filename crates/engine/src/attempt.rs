@@ -15,6 +15,7 @@ use crate::board::Board;
 use crate::control::Control;
 use crate::pipeline::Pipeline;
 use crate::summary::Sum;
+use crate::verify::{Verified, Watch, When};
 
 /// What lasts for a whole run, whatever its attempts do.
 pub(crate) struct Context {
@@ -34,12 +35,25 @@ pub(crate) struct Context {
     pub(crate) lanes: Mutex<BTreeMap<Lane, Position>>,
     /// The source's end of log as last heard.
     pub(crate) source_end: Mutex<Option<Position>>,
+    /// The last verification.
+    pub(crate) verified: Mutex<Option<Verified>>,
 }
 
 impl Context {
     /// The journal of the attempt under way, if it streams.
     pub(crate) fn open_journal(&self) -> Option<Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last verification of this run.
+    pub(crate) fn last_verified(&self) -> MutexGuard<'_, Option<Verified>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the run must not end before it was verified.
+    pub(crate) fn must_verify(&self) -> bool {
+        let is_asked = self.pipeline.verify.as_ref().is_some_and(|verify| verify.when == When::Once);
+        is_asked && self.last_verified().is_none()
     }
 
     /// Takes the journal away, to close it.
@@ -84,6 +98,8 @@ pub(crate) struct Attempt {
     pub(crate) undecodable: Mutex<Vec<TableId>>,
     /// Wakes the reader: such a mark is durable.
     pub(crate) marked: Notify,
+    /// What a verification watches.
+    pub(crate) watch: Watch,
     checkpoint: Mutex<Checkpoint>,
 }
 
@@ -108,6 +124,7 @@ impl Attempt {
             changed: Notify::new(),
             undecodable: Mutex::default(),
             marked: Notify::new(),
+            watch: Watch::default(),
             checkpoint: Mutex::new(checkpoint),
         }
     }
@@ -127,6 +144,14 @@ impl Attempt {
 
     pub(crate) fn phase_of(&self, table: &TableId) -> Option<TablePhase> {
         self.checkpoint().tables.get(table).map(|state| state.phase)
+    }
+
+    /// Whether a table's changes are in the main lane, and the table shows what the source had.
+    pub(crate) fn is_in_main_lane(&self, table: &TableId) -> bool {
+        let checkpoint = self.checkpoint();
+        checkpoint.tables.get(table).is_some_and(|state| state.phase == TablePhase::Consistent)
+            && !checkpoint.lanes.contains_key(&Lane::Table(table.clone()))
+            && !self.context.board.is_stopped(table)
     }
 
     /// Whether rows of any table are to be read again.

@@ -94,7 +94,7 @@ pub(crate) async fn load_joining(attempt: Arc<Attempt>, table: Arc<TableSchema>)
 }
 
 /// Waits for transactions that ran when the stream was set up; `false` if asked to drain meanwhile.
-async fn wait_until_settled(attempt: &Attempt) -> Result<bool> {
+pub(crate) async fn wait_until_settled(attempt: &Attempt) -> Result<bool> {
     let (Some(streams), Some(origin)) = (attempt.context.pipeline.source.streams(), &attempt.origin) else {
         return Ok(true);
     };
@@ -260,6 +260,7 @@ async fn load_chunk(
             continue;
         }
         failpoint::pass("chunk_read").await?;
+        attempt.watch.touch_table(&table.id);
         let kind = LoadKind::Chunk { table: table.id.clone(), generation, n: chunk.n };
         let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
         let entry = ChunkEntry { range: chunk.range.clone(), mark: reader.mark().0.clone(), rows: 0 };

@@ -9,7 +9,8 @@
 //! remember stands in the destination's checkpoint and in the journal, so that any run can go on where the last one
 //! stopped, wherever that was.
 //!
-//! [`diff`] is for what has no log: it compares two sides, and repairs what differs.
+//! [`diff`] is for what has no log: it compares two sides, and repairs what differs. A run that streams verifies itself with it
+//! ([`Verify`]).
 
 mod attempt;
 mod board;
@@ -29,6 +30,7 @@ mod retry;
 mod run;
 mod steer;
 mod summary;
+mod verify;
 
 pub use control::Control;
 pub use pipeline::{Mode, Pipeline};
@@ -37,3 +39,4 @@ pub use retry::RetryPolicy;
 pub use run::run;
 pub use steer::{check, drop_pipeline};
 pub use summary::{StoppedTable, Sum, Summary, TableSummary};
+pub use verify::{Ask, Asks, Guard, TableVerified, Verified, Verify, When, share_guard};

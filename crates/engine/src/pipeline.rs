@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::retry::RetryPolicy;
+use crate::verify::Verify;
 use syncline_core::{Destination, PipelineName, Prepare, SchemaMap, Selection, Source};
 
 /// Which halves of the way are gone.
@@ -62,4 +63,6 @@ pub struct Pipeline {
     pub journal_budget_bytes: u64,
     /// Between attempts.
     pub retry: RetryPolicy,
+    /// Whether and when it verifies its own tables, if it streams.
+    pub verify: Option<Verify>,
 }

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use syncline_core::TableId;
 
+use crate::verify::Verified;
+
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,6 +53,8 @@ pub struct Progress {
     pub journal_bytes: u64,
     /// Most bytes it may hold.
     pub journal_budget_bytes: u64,
+    /// The last verification, without its samples.
+    pub verified: Option<Verified>,
 }
 
 /// A table at one moment.

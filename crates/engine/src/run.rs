@@ -16,7 +16,7 @@ use crate::pipeline::Pipeline;
 use crate::progress::{Phase, Progress};
 use crate::retry::Backoff;
 use crate::summary::{Sum, Summary, TableSummary};
-use crate::{chunks, loader, opening, reader};
+use crate::{chunks, loader, opening, reader, verify};
 
 /// How often observers see new figures.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -38,6 +38,7 @@ pub async fn run(pipeline: Pipeline, control: Control, progress: watch::Sender<P
         in_doubt: Mutex::default(),
         lanes: Mutex::default(),
         source_end: Mutex::default(),
+        verified: Mutex::default(),
     });
     let outcome = {
         let aborted = context.control.aborting().cancelled();
@@ -150,7 +151,7 @@ async fn snapshot(attempt: &Arc<Attempt>) -> Result<()> {
     Ok(())
 }
 
-/// Reader, snapshot workers and loader side by side. The loader's end is the end; the first error ends all.
+/// Reader, snapshot workers, verification and loader side by side. The loader's end is the end; the first error ends all.
 async fn stream(attempt: &Arc<Attempt>) -> Result<()> {
     set_target(attempt).await?;
     attempt.context.board.phase(Phase::Streaming);
@@ -158,6 +159,7 @@ async fn stream(attempt: &Arc<Attempt>) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(reader::read(Arc::clone(attempt), stop.clone()));
     tasks.spawn(load_snapshot(Arc::clone(attempt)));
+    tasks.spawn(verify::run(Arc::clone(attempt), stop.clone()));
     tasks.spawn(load(Arc::clone(attempt), stop));
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -220,6 +222,7 @@ async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
         stopped: context.board.stopped(),
         position: progress.position,
         drained: context.control.draining().is_cancelled(),
+        verified: context.last_verified().clone(),
     })
 }
 

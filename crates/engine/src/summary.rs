@@ -3,6 +3,8 @@
 use serde::Serialize;
 use syncline_core::{Retained, TableId};
 
+use crate::verify::Verified;
+
 /// Where every change that was read has gone. `read` is the sum of the others: [`Sum::is_complete`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Sum {
@@ -78,4 +80,6 @@ pub struct Summary {
     pub position: Option<String>,
     /// Whether the run was asked to stop before it was done.
     pub drained: bool,
+    /// The last verification, if there was one.
+    pub verified: Option<Verified>,
 }

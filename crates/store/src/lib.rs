@@ -6,6 +6,7 @@
 //!
 //! Not here: the journal (only where it lives), and anything asynchronous. Calls are short and block.
 
+mod asks;
 mod error;
 mod migration;
 mod process;
@@ -13,6 +14,7 @@ mod record;
 mod runs;
 mod store;
 
+pub use asks::{AskId, Asked};
 pub use process::{is_alive, this_process};
 pub use record::{PipelineRecord, RunId, RunKind, RunOutcome, RunRecord, StatusRecord};
 pub use store::Store;

@@ -14,8 +14,11 @@ use crate::error::classify;
 const APPLICATION_ID: i64 = 0x5359_4E43;
 
 /// All migrations, oldest first.
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_kinds.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_kinds.sql"),
+    include_str!("../migrations/0003_asks.sql"),
+];
 
 /// Brings a file to the newest format, in one transaction.
 pub(crate) fn migrate(connection: &mut Connection, migrations: &[&str], path: &Path) -> Result<()> {

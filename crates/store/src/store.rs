@@ -146,6 +146,7 @@ impl Store {
             for sql in [
                 "DELETE FROM checkpoints WHERE pipeline = ?1",
                 "DELETE FROM statuses WHERE pipeline = ?1",
+                "DELETE FROM asks WHERE run_id IN (SELECT id FROM runs WHERE pipeline = ?1)",
                 "DELETE FROM runs WHERE pipeline = ?1",
                 "DELETE FROM pipelines WHERE name = ?1",
             ] {

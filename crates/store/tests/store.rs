@@ -8,7 +8,7 @@ use serde_json::json;
 use syncline_core::{
     Checkpoint, ChunkEntry, ErrorKind, Lane, PipelineName, Position, RowKey, TableId, TablePhase, TableState,
 };
-use syncline_store::{PipelineRecord, RunKind, RunOutcome, Store};
+use syncline_store::{Asked, PipelineRecord, RunId, RunKind, RunOutcome, Store};
 
 fn shop() -> PipelineName {
     PipelineName::new("shop").unwrap()
@@ -200,4 +200,23 @@ fn a_directory_that_cannot_be_written_is_a_matter_of_this_machine() {
     let error = Store::open(Path::new("/proc/syncline")).unwrap_err();
     assert!(error.to_string().contains("/proc/syncline"), "{error}");
     assert!(error.remedy().is_some());
+}
+
+#[test]
+fn a_question_is_taken_once_and_its_answer_is_read_by_who_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (asking, running) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
+    let (run, other) = (RunId(7), RunId(8));
+    assert_eq!(running.take_ask(run).unwrap(), None);
+    let first = asking.ask(run, &json!({ "n": 1 })).unwrap();
+    let second = asking.ask(run, &json!({ "n": 2 })).unwrap();
+    assert_eq!(running.take_ask(other).unwrap(), None, "it was not asked");
+    assert_eq!(running.take_ask(run).unwrap(), Some((first, json!({ "n": 1 }))));
+    assert_eq!((asking.asked(first).unwrap(), asking.asked(second).unwrap()), (Asked::Taken, Asked::Waiting));
+    running.answer(first, &json!("done")).unwrap();
+    assert_eq!(asking.asked(first).unwrap(), Asked::Answered(json!("done")));
+    asking.forget_ask(first).unwrap();
+    asking.forget_ask(second).unwrap();
+    assert_eq!(running.take_ask(run).unwrap(), None, "it was taken back");
+    running.answer(second, &json!("late")).unwrap();
 }

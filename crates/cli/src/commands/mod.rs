@@ -7,6 +7,7 @@ pub(crate) mod drop;
 pub(crate) mod runs;
 pub(crate) mod status;
 pub(crate) mod sync;
+pub(crate) mod verify;
 
 use syncline_core::Error;
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use syncline_core::{Error, PipelineName, Result};
+use syncline_engine::Verified;
 use syncline_store::{PipelineRecord, RunOutcome, RunRecord, StatusRecord, Store};
 
 use crate::args::{GlobalArgs, Output, StatusArgs};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{bytes, count, counted, duration, milliseconds};
-use crate::{output, state};
+use crate::{output, state, verifying};
 
 /// What is known of one pipeline.
 struct Known {
@@ -96,6 +97,7 @@ fn render(known: &Known, now_ms: i64) -> String {
         line("lag", lag(at));
         line("waiting for", at["waiting_for"].as_str().map(str::to_owned));
         line("position", at["position"].as_str().map(str::to_owned));
+        line("verified", verified(at, now_ms));
         line("last error", at["last_error"].as_str().map(str::to_owned));
         for (table, remedy) in stopped(at) {
             line("stopped", Some(table));
@@ -151,6 +153,11 @@ fn lag(at: &Value) -> Option<String> {
     let behind = at["lag_bytes"].as_u64().map(bytes).or_else(|| at["lag_changes"].as_u64().map(changes));
     let parts: Vec<_> = behind.into_iter().chain(at["lag_ms"].as_u64().map(milliseconds)).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn verified(at: &Value, now_ms: i64) -> Option<String> {
+    let verified: Verified = serde_json::from_value(at["verified"].clone()).ok()?;
+    Some(format!("{}, {}", ago(now_ms, verified.ended_at), verifying::line(&verified)))
 }
 
 /// Each stopped table with why, and what to do about it.

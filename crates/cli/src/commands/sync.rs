@@ -1,5 +1,7 @@
 //! `sync`: keep destinations equal to their sources. Several pipelines of one file run at the same time.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use syncline_core::{Error, ErrorKind, PipelineName, Result};
 use syncline_engine::Summary;
@@ -12,7 +14,7 @@ use crate::progress::{self, summary};
 use crate::signals::{self, Stop};
 use crate::spec::ResolvedPipeline;
 use crate::state::{self, Recorder};
-use crate::{output, runner};
+use crate::{asking, output, runner, verifying};
 
 /// Runs the command.
 ///
@@ -69,9 +71,15 @@ async fn recorded(
     global: &GlobalArgs,
     several: bool,
 ) -> Result<Summary> {
+    let mut wired = pipeline.wire(store.journal_dir(&pipeline.name));
+    wired.verify = verifying::of(pipeline)?;
     let mut recorder = tokio::task::block_in_place(|| Recorder::begin(store, pipeline))?;
+    // Ends with the run: dropping the set ends it.
+    let mut listening = JoinSet::new();
+    if let Some(verify) = &wired.verify {
+        listening.spawn(asking::listen(store.clone(), recorder.run(), Arc::clone(&verify.asks)));
+    }
     let display = progress::display(global.output, &pipeline.name, several);
-    let wired = pipeline.wire(store.journal_dir(&pipeline.name));
     let result = runner::run(wired, stop.control(), display, |now, view| recorder.note(now, view)).await;
     tokio::task::block_in_place(|| recorder.end(&result));
     result

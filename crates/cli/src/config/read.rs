@@ -8,6 +8,7 @@ use super::Problem;
 use super::document::{self, Node};
 use super::environment::{self, Lookup};
 use crate::spec::{self, PipelineSpec, ResolvedPipeline};
+use crate::verifying::{self, VerifySpec};
 
 type Entry = (Spanned<String>, Spanned<Node>);
 
@@ -27,7 +28,10 @@ const PIPELINE_KEYS: &[&str] = &[
     "snapshot",
     "capture",
     "journal_budget",
+    "verify",
 ];
+/// The keys of `verify`.
+const VERIFY_KEYS: &[&str] = &["every", "repair"];
 
 /// Reads a whole file.
 ///
@@ -156,8 +160,26 @@ impl Reader<'_> {
                 spec.journal_budget_bytes =
                     self.parsed(value, spec::journal_budget).unwrap_or(spec.journal_budget_bytes);
             }
+            "verify" => spec.verify = self.verification(value),
             _ => self.unknown_key(key, PIPELINE_KEYS),
         }
+    }
+
+    /// `verify: {every: 1h, repair: true}`, or as on the command line.
+    fn verification(&mut self, value: &Spanned<Node>) -> Option<VerifySpec> {
+        let Node::Map(entries) = &value.value else { return self.parsed(value, VerifySpec::parse) };
+        let (mut every, mut repair, before) = (None, false, self.problems.len());
+        for (key, value) in entries {
+            match key.value.as_str() {
+                "every" => every = self.parsed(value, verifying::interval),
+                "repair" => repair = self.flag(value).unwrap_or_default(),
+                _ => self.unknown_key(key, VERIFY_KEYS),
+            }
+        }
+        if every.is_none() && self.problems.len() == before {
+            self.problem(value.referenced, "key `every` is missing".to_owned(), None);
+        }
+        Some(VerifySpec { every_seconds: every?, repair })
     }
 
     /// A text value with its references filled in.
@@ -310,7 +332,7 @@ mod tests {
         let text = "pipelines:\n- name: shop\n  source: 'sqlite:/tmp/a ${WORD}.db'\n  destination: sqlite:/tmp/b.db\n  \
                     tables: [main.*, x]\n  exclude: main.log\n  exclude_columns: [main.users.ssn]\n  schema_map: {main: main}\n  \
                     mode: stream\n  follow: true\n  prepare: keep\n  workers: ${N:-7}\n  snapshot: resumable\n  \
-                    capture: triggers\n  journal_budget: 64MiB\n";
+                    capture: triggers\n  journal_budget: 64MiB\n  verify: {every: 1h, repair: true}\n";
         let pipelines = read(text).unwrap();
         let spec = &pipelines[0].spec;
         assert_eq!(pipelines[0].name.as_str(), "shop");
@@ -318,6 +340,7 @@ mod tests {
         assert_eq!((spec.tables.len(), spec.exclude.len(), spec.exclude_columns.len()), (2, 1, 1));
         assert_eq!((spec.mode, spec.snapshot), (Some(ModeChoice::Stream), SnapshotChoice::Resumable));
         assert_eq!((spec.workers, spec.journal_budget_bytes, spec.follow), (7, 64 << 20, true));
+        assert_eq!(spec.verify, Some(VerifySpec { every_seconds: 3600, repair: true }));
     }
 
     #[test]

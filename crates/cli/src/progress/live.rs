@@ -10,7 +10,7 @@ use syncline_engine::Phase;
 use super::Display;
 use super::format::{bytes, count, counted, milliseconds};
 use super::view::{TableView, View, phase_word};
-use crate::output;
+use crate::{output, verifying};
 
 /// Tables shown at the same time; the run's line counts the others.
 const BARS_MAX: usize = 10;
@@ -26,13 +26,16 @@ pub(super) struct Live {
     states: BTreeMap<TableId, String>,
     began: bool,
     errors_told: Option<String>,
+    /// Number of the last verification that was told.
+    verified: u64,
 }
 
 impl Live {
     pub(super) fn new(prefix: String) -> Self {
         // Dressed before it is shown: a bar is drawn as soon as it is added.
         let run = output::live().add(ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {msg}")));
-        Self { prefix, run, bars: BTreeMap::new(), states: BTreeMap::new(), began: false, errors_told: None }
+        let (bars, states) = (BTreeMap::new(), BTreeMap::new());
+        Self { prefix, run, bars, states, began: false, errors_told: None, verified: 0 }
     }
 
     fn show_tables(&mut self, view: &View) {
@@ -83,6 +86,10 @@ impl Display for Live {
         if error.is_some() && *error != self.errors_told {
             self.tell(&format!("{}; trying again", error.as_deref().unwrap_or_default()));
             self.errors_told.clone_from(error);
+        }
+        if let Some(verified) = view.progress.verified.as_ref().filter(|last| last.number != self.verified) {
+            self.tell(&verifying::line(verified));
+            self.verified = verified.number;
         }
         self.run.set_message(format!("{}{}", self.prefix, run_line(view)));
         self.run.tick();

@@ -10,7 +10,7 @@ use syncline_engine::Phase;
 use super::Display;
 use super::format::{count, counted, milliseconds};
 use super::view::{View, phase_word};
-use crate::output;
+use crate::{output, verifying};
 
 /// Time between two lines of figures.
 const EVERY: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ pub(super) struct Plain {
     states: BTreeMap<TableId, String>,
     waiting_for: Option<String>,
     last_error: Option<String>,
+    /// Number of the last verification that was told.
+    verified: u64,
 }
 
 impl Plain {
@@ -36,6 +38,7 @@ impl Plain {
             states: BTreeMap::new(),
             waiting_for: None,
             last_error: None,
+            verified: 0,
         }
     }
 
@@ -64,6 +67,10 @@ impl Plain {
             lines.push(format!("waiting for {}", progress.waiting_for.as_deref().unwrap_or_default()));
         }
         self.waiting_for.clone_from(&progress.waiting_for);
+        if let Some(verified) = progress.verified.as_ref().filter(|last| last.number != self.verified) {
+            self.verified = verified.number;
+            lines.push(verifying::line(verified));
+        }
         lines
     }
 }

@@ -93,6 +93,7 @@ mod tests {
             stopped: Vec::new(),
             position: Some("0/15D68".to_owned()),
             drained: false,
+            verified: None,
         }
     }
 

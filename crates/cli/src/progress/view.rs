@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use syncline_core::TableId;
-use syncline_engine::{Phase, Progress, TableProgress};
+use syncline_engine::{Phase, Progress, TableProgress, Verified};
 
 use super::format::{bytes, counted, per_second};
 
@@ -103,6 +103,7 @@ pub(crate) struct Moment<'a> {
     position: Option<&'a str>,
     journal_bytes: u64,
     journal_budget_bytes: u64,
+    verified: Option<&'a Verified>,
 }
 
 impl View {
@@ -128,6 +129,7 @@ impl View {
             position: progress.position.as_deref(),
             journal_bytes: progress.journal_bytes,
             journal_budget_bytes: progress.journal_budget_bytes,
+            verified: progress.verified.as_ref(),
         }
     }
 

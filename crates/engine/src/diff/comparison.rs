@@ -106,7 +106,7 @@ pub async fn compare(
     comparison.run(options.samples_max).await.map(|(diff, _)| diff)
 }
 
-fn counts(difference: &Difference) -> Counts {
+pub(crate) fn counts(difference: &Difference) -> Counts {
     let copies = |rows: &[DifferingRow]| rows.iter().map(|row| u64::from(row.copies)).sum();
     Counts {
         missing: copies(&difference.only_left),
@@ -118,17 +118,17 @@ fn counts(difference: &Difference) -> Counts {
 
 /// What all scans together gave.
 #[derive(Default)]
-struct Found {
-    left: TableDigest,
-    right: TableDigest,
-    difference: Difference,
-    too_many: Option<u64>,
+pub(crate) struct Found {
+    pub(crate) left: TableDigest,
+    pub(crate) right: TableDigest,
+    pub(crate) difference: Difference,
+    pub(crate) too_many: Option<u64>,
     scans: u32,
 }
 
 impl Comparison {
     /// Scans both sides until every range is equal, or its difference is known, or too large.
-    async fn find(&self) -> Result<Found> {
+    pub(crate) async fn find(&self) -> Result<Found> {
         let mut found = Found::default();
         let mut ranges = VecDeque::from([KeyRange::ALL]);
         while !ranges.is_empty() {

@@ -17,6 +17,7 @@
 //! | `guard`, `plan` | whether a repair may change so much, and what an approval names |
 //! | `unique` | whether columns of the source are unique that are said to be |
 //! | `repair`, `writer` | differing rows written as the source has them, and in whose name |
+//! | `live` | what a verification under a live stream needs of it |
 //!
 //! Both sides are read as any snapshot is. Rows of two systems of one family whose columns have the same types are hashed as
 //! they come, without being decoded.
@@ -25,6 +26,7 @@ mod comparison;
 mod encoder;
 mod guard;
 mod keys;
+pub(crate) mod live;
 mod pairing;
 mod plan;
 mod repair;
@@ -40,11 +42,13 @@ use std::sync::Arc;
 use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId, TablePattern, TableSchema};
 
 pub use comparison::{Comparison, compare};
+pub(crate) use comparison::{Found, counts};
 pub use encoder::Encoder;
 pub use guard::{Exceeded, Guard, Operations};
 pub use pairing::{Class, ComparedColumn, Pairing};
 pub use plan::{KeyBytes, Plan};
 pub use repair::Repaired;
+pub(crate) use shown::Rows;
 pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff};
 pub use unique::{NotUnique, RepeatedValue};
 pub use writer::Writer;
@@ -62,9 +66,20 @@ pub async fn pair_tables(
     selection: &Selection,
     map: &SchemaMap,
 ) -> Result<Vec<Pairing>> {
+    pair_some(source, destination, selection, map, |_| true).await
+}
+
+/// As [`pair_tables`], of those tables of the selection that are wanted; the others may have no counterpart.
+pub(crate) async fn pair_some(
+    source: &Arc<dyn Source>,
+    destination: &Arc<dyn Source>,
+    selection: &Selection,
+    map: &SchemaMap,
+    is_wanted: impl Fn(&TableId) -> bool + Copy,
+) -> Result<Vec<Pairing>> {
     let native = pairing::may_be_native(source.family(), destination.family());
     let first = if native { Carry::Native } else { Carry::Typed };
-    let pairs = discover(source, destination, selection, map, first).await?;
+    let pairs = discover(source, destination, selection, map, first, is_wanted).await?;
     let mut pairings = Vec::with_capacity(pairs.len());
     let mut typed = None;
     for (left, right) in pairs {
@@ -72,7 +87,8 @@ pub async fn pair_tables(
             Some(pairing) => pairing,
             None if native => {
                 if typed.is_none() {
-                    typed = Some(discover(source, destination, selection, map, Carry::Typed).await?);
+                    typed =
+                        Some(discover(source, destination, selection, map, Carry::Typed, is_wanted).await?);
                 }
                 let of_table = |(other, _): &&(TableSchema, TableSchema)| other.id == left.id;
                 let pair = typed.iter().flatten().find(of_table);
@@ -92,8 +108,13 @@ async fn discover(
     selection: &Selection,
     map: &SchemaMap,
     carry: Carry,
+    is_wanted: impl Fn(&TableId) -> bool,
 ) -> Result<Vec<(TableSchema, TableSchema)>> {
-    let left = source.discover(&Selection { carry, ..selection.clone() }).await?;
+    let mut left = source.discover(&Selection { carry, ..selection.clone() }).await?;
+    left.retain(|table| is_wanted(&table.id));
+    if left.is_empty() {
+        return Ok(Vec::new());
+    }
     let names = left.iter().map(|table| TablePattern::new(&format!("*.{}", table.id.name)));
     let include = names.collect::<Result<_>>()?;
     let right = destination.discover(&Selection { include, ..Selection::all(carry) }).await;

@@ -138,7 +138,7 @@ fn common(left: &DataType, right: &DataType) -> Option<Class> {
     })
 }
 
-fn class_of(data_type: &DataType) -> Class {
+pub(super) fn class_of(data_type: &DataType) -> Class {
     match data_type {
         DataType::Bool | DataType::Int(_) | DataType::UInt(_) => Class::Integer,
         DataType::Float32 | DataType::Float64 => Class::Float,

@@ -15,11 +15,11 @@ use super::table::{ColumnDifference, Kind, RowDifference};
 const SHOWN_BYTES_MAX: usize = 32 << 20;
 
 /// Keys asked for at once.
-const KEYS_MAX: usize = 100;
+pub(super) const KEYS_MAX: usize = 100;
 
 impl Comparison {
     /// Some of the differing rows, with their values.
-    pub(super) async fn samples(&self, difference: &Difference, max: usize) -> Result<Vec<RowDifference>> {
+    pub(crate) async fn samples(&self, difference: &Difference, max: usize) -> Result<Vec<RowDifference>> {
         let some = difference.first(max);
         if some.is_empty() {
             return Ok(Vec::new());
@@ -48,7 +48,7 @@ impl Comparison {
         let mut rows = Rows::new();
         let mut bytes = 0;
         for keys in keys.chunks(KEYS_MAX) {
-            for (key, row) in side.rows_now(keys).await?.into_rows() {
+            for (key, row) in side.rows_of(keys).await?.0 {
                 bytes += row.len();
                 rows.entry(key).or_default().push(row);
             }
@@ -168,7 +168,7 @@ impl Comparison {
 }
 
 /// Rows by their key; several where a key is there more than once.
-pub(super) type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
+pub(crate) type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
 
 /// A row left out would look as if a side did not have it, so there is an error instead.
 fn require_shown(bytes: usize) -> Result<()> {

@@ -1,14 +1,14 @@
 //! One side of a comparison: a table that is read as encoded rows, in parallel and in no order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use syncline_core::encoding::{self, BulkRows};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, Result, SnapshotOptions, Snapshots,
-    Source, TablePhase, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, ReadMark, Result, SnapshotOptions,
+    Snapshots, Source, TablePhase, TableSchema, TableState,
 };
 use tokio::task::JoinSet;
 
@@ -28,7 +28,15 @@ pub(super) struct Side {
     readers: usize,
     /// Rows read so far.
     rows: Arc<AtomicU64>,
+    /// Whether it is written to meanwhile: then whatever holds least is best, and what differs because the moments differ is looked
+    /// at again. Else all rows of one moment, as far as the source can.
+    live: bool,
+    /// What the reads saw; one mark for each snapshot.
+    pub(super) marks: Arc<Mutex<BTreeSet<String>>>,
 }
+
+/// Encoded keys, each with its encoded row.
+pub(super) type KeyedRows = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// An encoded row with its key's part of it.
 pub(super) struct EncodedRow<'a> {
@@ -45,7 +53,13 @@ impl Side {
         readers: usize,
         rows: Arc<AtomicU64>,
     ) -> Self {
-        Self { source, table, columns, key_columns, readers: readers.max(1), rows }
+        let readers = readers.max(1);
+        Self { source, table, columns, key_columns, readers, rows, live: false, marks: Arc::default() }
+    }
+
+    /// The same side, while it is written to.
+    pub(super) fn live(self) -> Self {
+        Self { live: true, ..self }
     }
 
     pub(super) fn snapshots(&self) -> Result<&dyn Snapshots> {
@@ -58,8 +72,7 @@ impl Side {
         T: Send + 'static,
         F: Fn(&mut T, EncodedRow<'_>) -> Result<()> + Clone + Send + Sync + 'static,
     {
-        // All rows at one moment as far as the source can: nothing follows that would need anything else.
-        let options = SnapshotOptions { resumable: false, streamed: false, readers: self.readers };
+        let options = SnapshotOptions { resumable: false, streamed: self.live, readers: self.readers };
         let chunks = match self.snapshots()?.plan(&self.table, &unread(), options).await? {
             ChunkPlan::Chunks(chunks) => chunks,
             ChunkPlan::StartOver(why) => return Err(self.lost(&why)),
@@ -94,6 +107,7 @@ impl Side {
             ChunkRead::Reading(reader) => reader,
             ChunkRead::StartOver(why) => return Err(self.lost(&why)),
         };
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(reader.mark().0.clone());
         let mut cutter: Option<Box<dyn BulkRows>> = snapshots.bulk_rows(&self.table);
         let encoder = Encoder::new(&self.columns);
         while let Some(part) = reader.next().await? {
@@ -121,11 +135,33 @@ impl Side {
         Ok(EncodedRow { key: &row[..key], row })
     }
 
-    /// The rows of these encoded keys as they are now. Keys without a row are left out, and so are keys that this side would
-    /// write in another way than the encoding says.
+    /// The rows of these encoded keys, encoded; keys without a row are left out, and so are keys that this side would write
+    /// in another way than the encoding says. With what the reads saw.
+    ///
+    /// A row comes once for each key that finds it, and 18.5 is found by 18.50, too. Where that may be so, each is asked for
+    /// alone.
+    pub(super) async fn rows_of(&self, keys: &[Box<[u8]>]) -> Result<(KeyedRows, Vec<ReadMark>)> {
+        let RowsNow { rows, mark, .. } = self.rows_now(keys).await?;
+        let mut found: KeyedRows = rows.into_iter().map(|(key, _, row)| (key, row)).collect();
+        let mut marks = vec![mark];
+        if keys.len() < 2 {
+            return Ok((found, marks));
+        }
+        let several: BTreeSet<Box<[u8]>> =
+            found.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].0.clone()).collect();
+        found.retain(|(key, _)| !several.contains(key));
+        for key in several {
+            let RowsNow { rows, mark, .. } = self.rows_now(std::slice::from_ref(&key)).await?;
+            found.extend(rows.into_iter().map(|(key, _, row)| (key, row)));
+            marks.push(mark);
+        }
+        Ok((found, marks))
+    }
+
+    /// The rows of these encoded keys as they are now, as [`Side::rows_of`] has them, each as often as a key finds it.
     pub(super) async fn rows_now(&self, keys: &[Box<[u8]>]) -> Result<RowsNow> {
         let wanted = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
-        let (batch, _) = self.snapshots()?.read_keys(&self.table, &wanted).await?;
+        let (batch, mark) = self.snapshots()?.read_keys(&self.table, &wanted).await?;
         let (mut rows, mut at) = (Vec::with_capacity(batch.num_rows()), 0);
         Encoder::new(&self.columns).rows(&batch, &mut |row| {
             let EncodedRow { key, row } = self.split(row)?;
@@ -134,7 +170,7 @@ impl Side {
             Ok(())
         })?;
         rows.sort_unstable();
-        Ok(RowsNow { batch, rows })
+        Ok(RowsNow { batch, rows, mark })
     }
 
     /// The keys that a lookup knows by their hash, by a scan.
@@ -192,6 +228,8 @@ impl Side {
 pub(super) struct RowsNow {
     /// As they were read.
     pub(super) batch: RecordBatch,
+    /// What the read saw.
+    mark: ReadMark,
     /// Sorted.
     rows: Vec<RowNow>,
 }
@@ -209,11 +247,6 @@ impl RowsNow {
     /// Bytes of the encodings.
     pub(super) fn bytes(&self) -> usize {
         self.rows.iter().map(|(.., row)| row.len()).sum()
-    }
-
-    /// Key and encoding of each row.
-    pub(super) fn into_rows(self) -> impl Iterator<Item = (Box<[u8]>, Box<[u8]>)> {
-        self.rows.into_iter().map(|(key, _, row)| (key, row))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncline_core::TableId;
 
 use super::pairing::ComparedColumn;
@@ -27,7 +27,7 @@ pub struct RowsRead {
 }
 
 /// What a difference is, seen from the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The destination lacks the row.
@@ -41,7 +41,7 @@ pub enum Kind {
 }
 
 /// One differing row, in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowDifference {
     /// What it is.
     pub kind: Kind,
@@ -53,7 +53,7 @@ pub struct RowDifference {
 }
 
 /// One column of a differing row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnDifference {
     /// Its name.
     pub name: String,
@@ -64,7 +64,7 @@ pub struct ColumnDifference {
 }
 
 /// How many rows differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Rows the destination lacks.
     pub missing: u64,

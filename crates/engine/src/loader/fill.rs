@@ -131,6 +131,9 @@ impl<'a> Filler<'a> {
         window: Option<&mut Window<'_>>,
     ) -> Result<()> {
         let id = &batch.table.id;
+        if self.attempt.watch.is_active() {
+            self.attempt.watch.touch(batch)?;
+        }
         self.sum.read += carried(self.attempt, entry, batch);
         if self.attempt.phase_of(id).is_none_or(|phase| phase == TablePhase::NeedsSnapshot) {
             self.sum.let_go += batch.len() as u64;

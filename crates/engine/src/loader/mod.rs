@@ -101,6 +101,7 @@ impl Loader {
     async fn run(&mut self) -> Result<()> {
         self.resume_joining();
         loop {
+            self.attempt.watch.turn(&self.main.passed);
             if self.attempt.context.control.draining().is_cancelled() {
                 self.attempt.context.board.phase(Phase::Draining);
                 return self.commit_progress().await;
@@ -313,7 +314,8 @@ impl Loader {
         let context = &self.attempt.context;
         context.board.phase(Phase::Streaming);
         let reached = context.target.get().is_some_and(|target| self.main.passed >= *target);
-        Ok(!context.pipeline.follow && reached && self.rows_to_read_again().is_empty())
+        let must_go_on = context.pipeline.follow || context.must_verify();
+        Ok(!must_go_on && reached && self.rows_to_read_again().is_empty())
     }
 
     /// Foreign keys come when all tables are consistent.

@@ -81,6 +81,7 @@ impl Loader {
         rows: &RecordBatch,
         changes: Vec<Change>,
     ) -> Result<()> {
+        self.attempt.watch.touch_keys(&table.id, keys);
         let kind = LoadKind::Reread { table: table.id.clone(), generation: state.generation, n };
         let mut load = self.attempt.begin(lane, kind).await?;
         load.write(Part::Changes(reread_changes(table, keys, rows)?)).await?;

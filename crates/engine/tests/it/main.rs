@@ -5,4 +5,5 @@ mod plain;
 mod seeds;
 mod stops;
 mod support;
+mod verify;
 mod windows;

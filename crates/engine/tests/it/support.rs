@@ -110,6 +110,7 @@ pub(crate) fn pipeline(
             delay_max: Duration::from_millis(5),
             ..RetryPolicy::default()
         },
+        verify: None,
     }
 }
 

@@ -19,17 +19,23 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use syncline_connectors::registry;
 use syncline_core::{ErrorKind, Result, Source};
-use syncline_engine::diff::sketches::Difference;
+use syncline_engine::diff::sketches::{Difference, HashKey};
 use syncline_engine::diff::{self, Comparison, Pairing, RowsRead, TableDiff, Writer};
 use syncline_store::{RunId, RunKind, RunOutcome, Store};
 
 use self::outcome::TableOutcome;
+pub(crate) use self::render::{sample_line, shortened};
 use self::repairs::Repairs;
 use self::report::Report;
 use crate::args::{DiffArgs, GlobalArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{count, duration, per_second};
 use crate::{output, spec, state};
+
+/// A key of one comparison's own: nobody can prepare rows that look alike under it.
+pub(crate) fn random_key() -> Result<HashKey> {
+    repairs::random_key().map(HashKey::new)
+}
 
 /// How often a comparison that lost its snapshot (a table rewritten meanwhile) is begun anew.
 const TRIES: u32 = 3;
@@ -209,6 +215,6 @@ fn progress(pairing: &Pairing, read: &RowsRead, elapsed: Duration) -> String {
 }
 
 /// Chunks of a side at the same time: both sides together keep the cores busy.
-fn readers() -> usize {
+pub(crate) fn readers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)).min(8)
 }

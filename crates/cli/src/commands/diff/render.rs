@@ -84,7 +84,7 @@ fn render(found: &TableDiff, elapsed: Duration) -> String {
     let shown = found.samples.len() as u64;
     let all = found.counts.missing + found.counts.surplus + found.counts.changed + found.counts.repeated;
     if shown > 0 && shown < all {
-        text.push_str(&format!("  … and {} more\n", count(all - shown)));
+        text.push_str(&shortened(all - shown));
     }
     text
 }
@@ -112,13 +112,21 @@ fn result(found: &TableDiff) -> String {
     if parts.is_empty() { "equal".to_owned() } else { format!("DIFFERENT, {}", parts.join(", ")) }
 }
 
-/// `  changed   id=7: name 'a' → 'b'`.
+/// What is said of rows that are not shown.
+pub(crate) fn shortened(more: u64) -> String {
+    format!("  … and {} more\n", count(more))
+}
+
 fn line(found: &TableDiff, sample: &RowDifference) -> String {
-    let names = if found.key.is_empty() {
-        found.columns.iter().map(|c| &c.name).collect()
+    if found.key.is_empty() {
+        sample_line(&found.columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>(), sample)
     } else {
-        found.key.iter().collect::<Vec<_>>()
-    };
+        sample_line(&found.key, sample)
+    }
+}
+
+/// `  changed   id=7: name 'a' → 'b'`. `names`: of the columns that `sample.key` holds.
+pub(crate) fn sample_line(names: &[String], sample: &RowDifference) -> String {
     let key =
         names.iter().zip(&sample.key).map(|(name, value)| format!("{name}={}", shown(value.as_deref())));
     let key = key.collect::<Vec<_>>().join(", ");

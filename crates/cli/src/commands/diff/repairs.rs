@@ -193,8 +193,8 @@ fn failed(error: Error) -> Decision {
     Decision::Failed { error: text, exit: Failure::Error(error).exit() }
 }
 
-/// A key of this comparison's own: nobody can prepare rows that look alike under it.
-fn random_key() -> Result<KeyBytes> {
+/// A key's bytes, which nobody can guess.
+pub(super) fn random_key() -> Result<KeyBytes> {
     let mut bytes = KeyBytes::default();
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::bug("the system gives no random numbers").with_source(error))?;

@@ -15,6 +15,7 @@
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
+//! | `verify` | under a live stream there is no false drift, and drift is found and repaired |
 //! | `waiting` | who is waited for is said |
 
 mod addresses;
@@ -27,6 +28,7 @@ mod plain_sqlite;
 mod plain_tables;
 mod refusals;
 mod repair;
+mod verify;
 mod waiting;
 
 // These steer the binary through its failpoints; `cargo xtask test` builds it with them.
