@@ -78,6 +78,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => commands::check::run(args, global).await,
         Command::Diff(args) => commands::diff::run(args, global).await,
         Command::Discover(args) => commands::discover::run(args, global).await,
+        Command::DeadLetters(args) => commands::dead_letters::run(args, global).await,
         Command::Status(args) => commands::status::run(args, global),
         Command::Drop(args) => commands::drop::run(args, global).await,
     }

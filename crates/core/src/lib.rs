@@ -13,6 +13,7 @@ pub mod entry;
 pub mod error;
 pub mod failpoint;
 pub mod key;
+pub mod letter;
 pub mod load;
 pub mod name;
 pub mod position;
@@ -31,6 +32,7 @@ pub use destination::{
 pub use entry::{Entry, Transaction};
 pub use error::{Error, ErrorKind, Reaction, Result};
 pub use key::RowKey;
+pub use letter::{Letter, LetterId};
 pub use load::{Bulk, Counts, Durable, LoadIdentity, LoadKind, Part};
 pub use name::{Family, PipelineName, TableId};
 pub use position::Position;

@@ -54,6 +54,8 @@ pub enum LoadKind {
         /// Number of the re-read; it shares the numbers of the chunks.
         n: u32,
     },
+    /// Dead letters that are tried again; where the lane stands is not changed.
+    Letters,
     /// Only the checkpoint changes (a table is opened, marked, reset).
     Bookkeeping,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for LoadIdentity {
             LoadKind::Reread { table, generation, n } => {
                 write!(f, "{}: re-read {n} of table {table}, generation {generation}", self.pipeline)
             }
+            LoadKind::Letters => write!(f, "{}: dead letters", self.pipeline),
             LoadKind::Bookkeeping => write!(f, "{}: bookkeeping of lane {}", self.pipeline, self.lane),
         }
     }

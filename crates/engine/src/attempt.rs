@@ -1,11 +1,12 @@
 //! What the tasks of one attempt share: the session, the tables, and the checkpoint as it stands after every commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use syncline_core::error::MISSING_PART;
 use syncline_core::{
-    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, Load, LoadIdentity, LoadKind, Parts,
+    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, LetterId, Load, LoadIdentity, LoadKind, Parts,
     Position, Reaction, Result, TableId, TablePhase, TableSchema, TableState,
 };
 use syncline_journal::Journal;
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::board::Board;
 use crate::control::Control;
+use crate::letters::desk::Desk;
 use crate::pipeline::Pipeline;
 use crate::summary::Sum;
 
@@ -85,6 +87,8 @@ pub(crate) struct Attempt {
     /// Wakes the reader: such a mark is durable.
     pub(crate) marked: Notify,
     checkpoint: Mutex<Checkpoint>,
+    /// The number of the next letter.
+    next_letter: AtomicU64,
 }
 
 impl Attempt {
@@ -108,6 +112,7 @@ impl Attempt {
             changed: Notify::new(),
             undecodable: Mutex::default(),
             marked: Notify::new(),
+            next_letter: AtomicU64::new(checkpoint.letters.keys().next_back().map_or(1, |last| last.0 + 1)),
             checkpoint: Mutex::new(checkpoint),
         }
     }
@@ -127,6 +132,28 @@ impl Attempt {
 
     pub(crate) fn phase_of(&self, table: &TableId) -> Option<TablePhase> {
         self.checkpoint().tables.get(table).map(|state| state.phase)
+    }
+
+    /// Whether a load failed by rows that may be set aside.
+    pub(crate) fn may_set_aside(&self, error: &Error) -> bool {
+        let keyed = |id: &TableId| self.tables.get(id).is_some_and(|table| table.has_row_key());
+        error.rows_at_fault()
+            && self.context.pipeline.dead_letters_max > 0
+            && error.table().is_some_and(keyed)
+    }
+
+    /// A number that no letter has.
+    pub(crate) fn next_letter(&self) -> LetterId {
+        LetterId(self.next_letter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A table's dead letters, `None` if it has none.
+    pub(crate) fn desk(&self, table: &TableId) -> Result<Option<Desk>> {
+        let checkpoint = self.checkpoint();
+        if !checkpoint.letters.values().any(|letter| letter.table == *table) {
+            return Ok(None);
+        }
+        Desk::open(table, &checkpoint.letters).map(Some)
     }
 
     /// Whether rows of any table are to be read again.
@@ -180,6 +207,9 @@ impl Attempt {
         let mut checkpoint = self.checkpoint();
         checkpoint.apply(&whole).map_err(|misfit| Error::bug(format!("after a commit: {}", misfit.0)))?;
         self.context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
+        if whole.changes.iter().any(concerns_letters) {
+            self.context.board.letters(&checkpoint.letters);
+        }
         Ok(durable)
     }
 
@@ -245,6 +275,10 @@ impl Attempt {
         let load = self.begin(lane, LoadKind::Bookkeeping).await?;
         self.commit(load, &Delta::of(changes)).await.map(|_| ())
     }
+}
+
+fn concerns_letters(change: &Change) -> bool {
+    matches!(change, Change::PutLetter { .. } | Change::RemoveLetter { .. } | Change::Reset { .. })
 }
 
 fn rereads_of(durable: &Durable) -> Vec<Change> {

@@ -218,6 +218,7 @@ async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
         seconds: begun.elapsed().as_secs_f64(),
         retained,
         stopped: context.board.stopped(),
+        dead_letters: context.board.table_letters(),
         position: progress.position,
         drained: context.control.draining().is_cancelled(),
     })

@@ -94,6 +94,7 @@ fn render(known: &Known, now_ms: i64) -> String {
         line("rows", rows(at));
         line("changes", changes(at));
         line("lag", lag(at));
+        line("dead letters", dead_letters(at));
         line("waiting for", at["waiting_for"].as_str().map(str::to_owned));
         line("position", at["position"].as_str().map(str::to_owned));
         line("last error", at["last_error"].as_str().map(str::to_owned));
@@ -151,6 +152,10 @@ fn lag(at: &Value) -> Option<String> {
     let behind = at["lag_bytes"].as_u64().map(bytes).or_else(|| at["lag_changes"].as_u64().map(changes));
     let parts: Vec<_> = behind.into_iter().chain(at["lag_ms"].as_u64().map(milliseconds)).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn dead_letters(at: &Value) -> Option<String> {
+    at["dead_letters"].as_u64().filter(|letters| *letters > 0).map(count)
 }
 
 /// Each stopped table with why, and what to do about it.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use syncline_core::{
-    Checkpoint, Destination, DestinationSession, Durable, Error, Family, Finding, Holder, LoadIdentity,
-    PipelineName, Result, SchemaMap, TableId, TableSchema,
+    Checkpoint, Destination, DestinationSession, Durable, Error, Family, Finding, Holder, Letter, LetterId,
+    LoadIdentity, PipelineName, Result, SchemaMap, TableId, TableSchema,
 };
 
 use super::database::{Database, TableDefinition};
@@ -311,6 +311,10 @@ impl Destination for MemoryDestination {
             Ok(Arc::new(session) as Arc<dyn DestinationSession>)
         };
         self.0.faults.around(Step::OpenSession, open).await
+    }
+
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        Ok(self.checkpoint_of(pipeline).map(|checkpoint| checkpoint.letters).unwrap_or_default())
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

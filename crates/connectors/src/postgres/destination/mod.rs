@@ -6,7 +6,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | `fence`, `holder` | taking a pipeline: advisory lock, fencing token, heartbeat, ending dead holders |
-//! | `bookkeeping`, `delta` | the schema `syncline`; reading a checkpoint; changing it by a delta that fits |
+//! | `bookkeeping`, `delta`, `letters` | the schema `syncline`; reading a checkpoint and its dead letters; changing it by a delta that fits |
 //! | `sessions`, `flight` | bounded pools of connections; requests that share one round trip |
 //! | `existing`, `fit`, `check` | what stands at the destination, and whether it can take a table |
 //! | `ddl`, `rename`, `mapping`, `prepare`, `set_aside`, `finish` | from a definition to a table with its keys and indexes |
@@ -25,6 +25,7 @@ mod finish;
 mod fit;
 mod flight;
 mod holder;
+mod letters;
 mod load;
 mod mapping;
 mod partitions;
@@ -35,11 +36,13 @@ mod sessions;
 mod set_aside;
 mod shape;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Destination, DestinationSession, Family, Finding, Holder, PipelineName, Result, SchemaMap, TableSchema,
+    Destination, DestinationSession, Family, Finding, Holder, Letter, LetterId, PipelineName, Result, SchemaMap,
+    TableSchema,
 };
 
 use super::url::Address;
@@ -75,6 +78,10 @@ impl Destination for PostgresDestination {
     ) -> Result<Arc<dyn DestinationSession>> {
         let held = fence::take(&self.address, pipeline, holder).await?;
         Ok(Arc::new(session::PostgresSession::new(&self.address, pipeline, map, held)))
+    }
+
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        letters::of_pipeline(&self.address, pipeline).await
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

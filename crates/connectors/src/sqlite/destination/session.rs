@@ -1,12 +1,13 @@
 //! A pipeline held at its destination.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Checkpoint, DestinationSession, FinishStep, Guarantee, Holder, Load, LoadIdentity, PipelineName, Prepare,
-    Prepared, Result, TableSchema,
+    Checkpoint, DestinationSession, FinishStep, Guarantee, Holder, Letter, LetterId, Load, LoadIdentity,
+    PipelineName, Prepare, Prepared, Result, TableSchema,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -15,7 +16,7 @@ use super::super::error::During;
 use super::load::SqliteLoad;
 use super::lock::{self, Lock};
 use super::writer::{Transaction, Writer};
-use super::{bookkeeping, finish, prepare};
+use super::{bookkeeping, finish, letters, prepare};
 
 /// What session and loads share.
 pub(super) struct Inner {
@@ -95,6 +96,15 @@ pub(super) fn forget(path: &Path, pipeline: &PipelineName) -> Result<()> {
     writer.conn.execute_batch("COMMIT").during(doing)?;
     drop(lock);
     Ok(())
+}
+
+/// The letters of a pipeline, whoever holds it.
+pub(super) fn letters(path: &Path, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let conn = open_reader(path)?;
+    if letters::exist(&conn)? { letters::read(&conn, pipeline) } else { Ok(BTreeMap::new()) }
 }
 
 /// A held pipeline.
