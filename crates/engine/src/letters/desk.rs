@@ -169,20 +169,26 @@ impl Desk {
         let columns = key_columns(batch);
         let (mut touched, mut read) = (HashSet::new(), HashSet::new());
         let mut key = Vec::new();
+        let mut note = |key: &[u8], is_read: bool| {
+            if waiting.contains(key) {
+                let into = if is_read { &mut read } else { &mut touched };
+                into.insert(RowKey(key.into()));
+            }
+        };
         for row in 0..batch.len() {
-            let known = decisions.is_some_and(|decisions| decisions[row] != Decision::Apply);
-            let into = if known { &mut read } else { &mut touched };
+            let (new_is_read, old_is_read) = match decisions.map_or(Decision::Apply, |decisions| decisions[row]) {
+                Decision::Apply | Decision::Again => (false, false),
+                Decision::Skip | Decision::StartOver => (true, true),
+                Decision::DeleteOld => (true, false),
+                Decision::Arrive => (false, true),
+            };
             key.clear();
             append_key(&columns, row, &mut key)?;
-            if waiting.contains(key.as_slice()) {
-                into.insert(RowKey(key.as_slice().into()));
-            }
+            note(&key, new_is_read);
             if let (Some(old), Some(place)) = (&batch.old, batch.old_row(row)) {
                 key.clear();
                 append_key(old.keys.columns(), place, &mut key)?;
-                if waiting.contains(key.as_slice()) {
-                    into.insert(RowKey(key.as_slice().into()));
-                }
+                note(&key, old_is_read);
             }
         }
         Ok((touched, read))

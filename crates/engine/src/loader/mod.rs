@@ -184,8 +184,13 @@ impl Loader {
         }
         let retried = retry::retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
         let retried = match retried.await {
-            // The changes that follow tell what is the matter with the table.
-            Err(error) if error.kind().reaction() == Reaction::StopTable => {
+            // If something is the matter with the table, the changes that follow will tell.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Data | ErrorKind::Configuration | ErrorKind::Permanent
+                ) =>
+            {
                 tracing::warn!(error = %error, "dead letters could not be tried again");
                 return Ok(());
             }

@@ -11,6 +11,7 @@
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `diff` | what differs is found, and nothing else |
 //! | `circle` | two pipelines over the same table come to rest |
+//! | `letters` | rows that the destination refuses are set aside, and come when they may |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
@@ -19,6 +20,7 @@
 mod addresses;
 mod circle;
 mod diff;
+mod letters;
 mod memory;
 mod pair;
 mod plain;
