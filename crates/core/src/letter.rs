@@ -66,7 +66,10 @@ impl Letter {
     /// Bytes it takes in memory, near enough for a budget.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.change.len() + self.reason.len() + self.keys.iter().map(|key| key.0.len() + 16).sum::<usize>() + 256
+        self.change.len()
+            + self.reason.len()
+            + self.keys.iter().map(|key| key.0.len() + 16).sum::<usize>()
+            + 256
     }
 
     /// The keys in the one form in which destinations store them: for each a `u32` little-endian length and its bytes.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use syncline_core::error::MISSING_PART;
 use syncline_core::{
-    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, LetterId, Load, LoadIdentity, LoadKind, Parts,
-    Position, Reaction, Result, TableId, TablePhase, TableSchema, TableState,
+    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, LetterId, Load, LoadIdentity,
+    LoadKind, Parts, Position, Reaction, Result, TableId, TablePhase, TableSchema, TableState,
 };
 use syncline_journal::Journal;
 use tokio::sync::{Notify, RwLock};

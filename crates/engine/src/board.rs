@@ -142,8 +142,11 @@ impl Board {
         let mut inner = self.lock();
         tally(&mut inner.sum);
         inner.progress.changes_read = inner.sum.read;
-        inner.progress.changes_applied =
-            inner.sum.applied + inner.sum.superseded + inner.sum.unchanged + inner.sum.skipped + inner.sum.letters;
+        inner.progress.changes_applied = inner.sum.applied
+            + inner.sum.superseded
+            + inner.sum.unchanged
+            + inner.sum.skipped
+            + inner.sum.letters;
     }
 
     pub(crate) fn sum(&self) -> Sum {

@@ -36,11 +36,17 @@ pub(crate) async fn run(args: &DeadLettersArgs, global: &GlobalArgs) -> Result<E
             Ok(Exit::DONE)
         }
         DeadLettersCommand::Retry { name, ids } => retry(&idle(&store, name)?, &numbers(ids), global).await,
-        DeadLettersCommand::Discard { name, ids } => discard(&idle(&store, name)?, &numbers(ids), global).await,
+        DeadLettersCommand::Discard { name, ids } => {
+            discard(&idle(&store, name)?, &numbers(ids), global).await
+        }
     }
 }
 
-async fn retry(pipeline: &ResolvedPipeline, ids: &BTreeSet<LetterId>, global: &GlobalArgs) -> Result<Exit, Failure> {
+async fn retry(
+    pipeline: &ResolvedPipeline,
+    ids: &BTreeSet<LetterId>,
+    global: &GlobalArgs,
+) -> Result<Exit, Failure> {
     let only = (!ids.is_empty()).then_some(ids);
     let (name, map) = (&pipeline.name, SchemaMap(pipeline.spec.schema_map.clone()));
     let retried = letters::retry_letters(pipeline.destination.as_ref(), name, &map, only).await?;
@@ -102,7 +108,9 @@ fn idle(store: &Store, name: &str) -> Result<ResolvedPipeline> {
         None => Ok(pipeline),
         Some(pid) => {
             let running = format!("pipeline `{}` is running (process {pid})", pipeline.name);
-            Err(Error::configuration(running).with_remedy("stop it first, with Ctrl-C or SIGTERM; it tries dead letters again when it starts"))
+            Err(Error::configuration(running).with_remedy(
+                "stop it first, with Ctrl-C or SIGTERM; it tries dead letters again when it starts",
+            ))
         }
     }
 }

@@ -158,7 +158,8 @@ impl Reader<'_> {
                     self.parsed(value, spec::journal_budget).unwrap_or(spec.journal_budget_bytes);
             }
             "dead_letters_max" => {
-                let read = |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));
+                let read =
+                    |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));
                 spec.dead_letters_max = self.parsed(value, read).unwrap_or(spec.dead_letters_max);
             }
             _ => self.unknown_key(key, PIPELINE_KEYS),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use syncline_core::key::append_key;
 use syncline_core::{
-    Change, ChangeBatch, Error, ErrorKind, Letter, LetterId, Operation, Position, Result, RowKey, TableId, TableSchema,
+    Change, ChangeBatch, Error, ErrorKind, Letter, LetterId, Operation, Position, Result, RowKey, TableId,
+    TableSchema,
 };
 
 use super::form;
@@ -176,12 +177,13 @@ impl Desk {
             }
         };
         for row in 0..batch.len() {
-            let (new_is_read, old_is_read) = match decisions.map_or(Decision::Apply, |decisions| decisions[row]) {
-                Decision::Apply | Decision::Again => (false, false),
-                Decision::Skip | Decision::StartOver => (true, true),
-                Decision::DeleteOld => (true, false),
-                Decision::Arrive => (false, true),
-            };
+            let (new_is_read, old_is_read) =
+                match decisions.map_or(Decision::Apply, |decisions| decisions[row]) {
+                    Decision::Apply | Decision::Again => (false, false),
+                    Decision::Skip | Decision::StartOver => (true, true),
+                    Decision::DeleteOld => (true, false),
+                    Decision::Arrive => (false, true),
+                };
             key.clear();
             append_key(&columns, row, &mut key)?;
             note(&key, new_is_read);
@@ -200,7 +202,11 @@ impl Desk {
             return BTreeSet::new();
         }
         let touches = |group: &BTreeSet<LetterId>| {
-            group.iter().filter_map(|id| self.asides.get(id)).flat_map(|aside| &aside.keys).any(|key| keys.contains(key))
+            group
+                .iter()
+                .filter_map(|id| self.asides.get(id))
+                .flat_map(|aside| &aside.keys)
+                .any(|key| keys.contains(key))
         };
         self.groups().into_iter().filter(touches).flatten().collect()
     }
@@ -214,7 +220,8 @@ impl Desk {
 
     /// Groups of which this load refused every letter.
     pub(crate) fn refused_groups(&self) -> Vec<BTreeSet<LetterId>> {
-        let refused = |id: &LetterId| self.asides.get(id).is_some_and(|aside| aside.standing == Standing::Refused);
+        let refused =
+            |id: &LetterId| self.asides.get(id).is_some_and(|aside| aside.standing == Standing::Refused);
         self.groups().into_iter().filter(|group| group.iter().all(refused)).collect()
     }
 
@@ -228,17 +235,23 @@ impl Desk {
     ///
     /// # Errors
     /// A bug if a row cannot be picked.
-    pub(crate) fn put_behind(&mut self, lines: &Lines, position: &Position, next: &dyn Fn() -> LetterId) -> Result<()> {
+    pub(crate) fn put_behind(
+        &mut self,
+        lines: &Lines,
+        position: &Position,
+        next: &dyn Fn() -> LetterId,
+    ) -> Result<()> {
         for row in 0..lines.batch.len() {
             // A row without a letter waits because another one still has its key.
             let reason = "the row that has its key at the destination was refused";
-            let note = lines.letters[row].and_then(|id| self.notes.get(&id).cloned()).unwrap_or_else(|| Note {
-                position: position.clone(),
-                reason: Refusal { reason: reason.to_owned(), code: None },
-                attempts: 0,
-                first_at_ms: now_ms(),
-                last_at_ms: now_ms(),
-            });
+            let note =
+                lines.letters[row].and_then(|id| self.notes.get(&id).cloned()).unwrap_or_else(|| Note {
+                    position: position.clone(),
+                    reason: Refusal { reason: reason.to_owned(), code: None },
+                    attempts: 0,
+                    first_at_ms: now_ms(),
+                    last_at_ms: now_ms(),
+                });
             self.put(lines, row, note, Standing::Waits, next)?;
         }
         Ok(())

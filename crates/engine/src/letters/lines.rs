@@ -44,7 +44,8 @@ fn pick_old(old: &OldKeys, rows: &[usize]) -> Result<Option<OldKeys>> {
 }
 
 fn gather(batch: &RecordBatch, rows: &[usize]) -> Result<RecordBatch> {
-    let rows: UInt32Array = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect::<Vec<_>>().into();
+    let rows: UInt32Array =
+        rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect::<Vec<_>>().into();
     take_record_batch(batch, &rows).map_err(|error| Error::bug("rows cannot be picked").with_source(error))
 }
 

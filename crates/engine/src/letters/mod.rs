@@ -119,7 +119,10 @@ pub(crate) fn too_many(table: &TableId, max: usize, reason: Option<&str>) -> Err
 /// The rows of the letters are larger than may be.
 pub(crate) fn too_large(table: &TableId) -> Error {
     let max = LETTERS_BYTES_MAX >> 20;
-    Error::new(ErrorKind::DeadLetters, format!("the rows that the destination refuses are larger than {max} MiB"))
-        .with_table(table)
-        .with_remedy("make the destination take the rows, then run again: nothing of this load was written")
+    Error::new(
+        ErrorKind::DeadLetters,
+        format!("the rows that the destination refuses are larger than {max} MiB"),
+    )
+    .with_table(table)
+    .with_remedy("make the destination take the rows, then run again: nothing of this load was written")
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use syncline_core::{
-    Change, Checkpoint, Delta, Destination, DestinationSession, Error, Lane, LetterId, Load, LoadIdentity, LoadKind,
-    PipelineName, Result, SchemaMap, TableId, TablePhase,
+    Change, Checkpoint, Delta, Destination, DestinationSession, Error, Lane, LetterId, Load, LoadIdentity,
+    LoadKind, PipelineName, Result, SchemaMap, TableId, TablePhase,
 };
 
 use super::desk::Desk;
@@ -37,7 +37,8 @@ pub(crate) async fn retry(
     let mut loaded = 0;
     for table in tables {
         let mut desk = Desk::open(table, &checkpoint.letters)?;
-        let wanted = |group: &BTreeSet<LetterId>| only.is_none_or(|only| group.iter().any(|id| only.contains(id)));
+        let wanted =
+            |group: &BTreeSet<LetterId>| only.is_none_or(|only| group.iter().any(|id| only.contains(id)));
         let groups: Vec<_> = desk.groups().into_iter().filter(wanted).collect();
         if groups.is_empty() {
             continue;
@@ -145,8 +146,7 @@ fn require(checkpoint: &Checkpoint, ids: &BTreeSet<LetterId>) -> Result<()> {
 
 /// Tables whose letters can be tried: those that need a new snapshot get their rows by it.
 pub(crate) fn ready(checkpoint: &Checkpoint) -> BTreeSet<TableId> {
-    let consistent = |id: &&TableId| {
-        checkpoint.tables.get(*id).is_some_and(|state| state.phase == TablePhase::Consistent)
-    };
+    let consistent =
+        |id: &&TableId| checkpoint.tables.get(*id).is_some_and(|state| state.phase == TablePhase::Consistent);
     checkpoint.letters.values().map(|letter| &letter.table).filter(consistent).cloned().collect()
 }

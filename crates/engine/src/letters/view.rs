@@ -2,8 +2,8 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
-    TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, TimeUnit};
@@ -80,7 +80,9 @@ fn shown(column: &Column, array: &ArrayRef, row: usize, snapshots: Option<&dyn S
         return None;
     }
     Some(match (column.carriage, snapshots) {
-        (Carriage::Native | Carriage::NativeText, Some(snapshots)) if *array.data_type() == DataType::Binary => {
+        (Carriage::Native | Carriage::NativeText, Some(snapshots))
+            if *array.data_type() == DataType::Binary =>
+        {
             snapshots.show(column, array.as_binary::<i32>().value(row))
         }
         _ => typed(array, row).unwrap_or_else(|| "(not shown)".to_owned()),

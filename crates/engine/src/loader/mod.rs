@@ -21,8 +21,8 @@ use syncline_journal::{Journal, Need};
 
 use crate::attempt::Attempt;
 use crate::lane::LaneReader;
-use crate::loader::closing::{Closing, Task};
 use crate::letters::retry;
+use crate::loader::closing::{Closing, Task};
 use crate::loader::fill::{Care, Filled};
 use crate::loader::pressure::Pressure;
 use crate::progress::Phase;
@@ -182,7 +182,8 @@ impl Loader {
         if tables.is_empty() {
             return Ok(());
         }
-        let retried = retry::retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
+        let retried =
+            retry::retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
         let retried = match retried.await {
             // If something is the matter with the table, the changes that follow will tell.
             Err(error)

@@ -108,7 +108,12 @@ async fn trap_25_rows_at_fault_are_set_aside_and_the_rest_goes_on() {
     assert_eq!(summary.dead_letters.len(), 1);
     assert_eq!((&summary.dead_letters[0].table, summary.dead_letters[0].letters), (&world.shop.items, 4));
     let checkpoint = world.checkpoint();
-    assert!(checkpoint.letters.values().all(|letter| letter.code.as_deref() == Some("check") && letter.attempts >= 1));
+    assert!(
+        checkpoint
+            .letters
+            .values()
+            .all(|letter| letter.code.as_deref() == Some("check") && letter.attempts >= 1)
+    );
     assert!(checkpoint.letters.values().all(|letter| !letter.reason.contains("bad")), "a value in a reason");
     assert_eq!(world.missing(), 4);
     for id in [107, 250, 399] {
@@ -232,10 +237,13 @@ async fn of_rows_that_fail_only_together_one_is_set_aside() {
     let table = |definition: TableDefinition| definition.key(&["id"]);
     let codes = database.create_table(table(TableDefinition::new("public", "codes", &["id", "code"])));
     let unique = table(TableDefinition::new("public", "codes", &["id", "code"])).unique(&["code"]);
-    let (dir, destination) = (tempfile::tempdir().unwrap(), MemoryDestination::new().with_table(&unique, &[]));
+    let (dir, destination) =
+        (tempfile::tempdir().unwrap(), MemoryDestination::new().with_table(&unique, &[]));
     let go = || run(pipeline(MemorySource::new(&database), &destination, dir.path()));
     let code = |id: u64, code: &str| vec![key(id), text(code)];
-    database.transaction(|tx| (0..20).try_for_each(|n| tx.insert(&codes, code(n, &format!("c{n}"))))).unwrap();
+    database
+        .transaction(|tx| (0..20).try_for_each(|n| tx.insert(&codes, code(n, &format!("c{n}")))))
+        .unwrap();
     assert!(go().await.unwrap().stopped.is_empty());
     // Among rows that exchange values, which the destination allows.
     let change = |tx: &mut OpenTransaction| {
@@ -262,7 +270,9 @@ async fn beyond_the_budget_the_run_ends_and_nothing_is_lost() {
     let mut world = World::refusing().await;
     world.letters_max = 2;
     let before = (world.checkpoint(), world.destination.rows(&world.shop.items));
-    world.change(|tx, items| (100..200).try_for_each(|id| tx.insert(items, row(id, if id % 30 == 0 { "bad" } else { "good" }))));
+    world.change(|tx, items| {
+        (100..200).try_for_each(|id| tx.insert(items, row(id, if id % 30 == 0 { "bad" } else { "good" })))
+    });
     let error = world.run().await.unwrap_err();
     assert_eq!((error.kind(), error.kind().exit_code()), (ErrorKind::DeadLetters, 5), "{error}");
     assert!(error.remedy().is_some() && error.table() == Some(&world.shop.items), "{error}");
@@ -304,7 +314,8 @@ async fn a_table_that_is_prepared_anew_has_no_letters() {
     faults.stop_table(&world.shop.items, world.shop.database.end());
     world.change(|tx, items| tx.insert(items, row(101, "good")));
     world.refuse("bad");
-    let stopped = run(pipeline(source.with_faults(&faults), &world.destination, world.dir.path())).await.unwrap();
+    let stopped =
+        run(pipeline(source.with_faults(&faults), &world.destination, world.dir.path())).await.unwrap();
     assert_eq!(stopped.stopped.len(), 1);
     world.faults.clear();
     let mut anew = pipeline(MemorySource::new(&world.shop.database), &world.destination, world.dir.path());
@@ -369,7 +380,7 @@ async fn long_every_seed_of_refusals_ends_equal() {
                 world.shop.scribble(&mut random, 90);
             }
             if random.chance(60) {
-                world.change(|tx, items| tx.truncate(items));
+                world.change(OpenTransaction::truncate);
             }
             // A run may run out of patience with its faults; the next one goes on.
             let _ = world.run().await;
@@ -377,6 +388,10 @@ async fn long_every_seed_of_refusals_ends_equal() {
         world.faults.clear();
         world.run_well().await;
         let left = differences(&world.shop.database, &world.destination);
-        assert!(left.is_empty() && world.letters() == 0, "seed {seed}: {left:#?}, {} letters", world.letters());
+        assert!(
+            left.is_empty() && world.letters() == 0,
+            "seed {seed}: {left:#?}, {} letters",
+            world.letters()
+        );
     }
 }

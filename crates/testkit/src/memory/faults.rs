@@ -242,7 +242,8 @@ impl Faults {
     pub(crate) fn check_rows(&self, table: &StoredTable, before: Option<&TableRows>) -> Result<()> {
         let mut script = lock(&self.0);
         let id = &table.schema.id;
-        let is_bad = |row: &Row| script.checks.iter().any(|(of, column, value)| of == id && row[*column] == *value);
+        let is_bad =
+            |row: &Row| script.checks.iter().any(|(of, column, value)| of == id && row[*column] == *value);
         let stood = |key: &RowKey, row: &Arc<Row>| match before {
             Some(TableRows::Keyed(before)) => before.get(key).is_some_and(|before| Arc::ptr_eq(before, row)),
             _ => false,

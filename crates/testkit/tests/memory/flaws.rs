@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use syncline_core::{
     Carry, ChangeBatch, ChangeStream, Checkpoint, Chunk, ChunkPlan, ChunkRead, Column, Cut, CutPlan, Delta,
     Destination, DestinationSession, Durable, Error, Family, Finding, FinishStep, Guarantee, Holder, Letter,
-    LetterId, Load, LoadIdentity, Origin, Part, PipelineName, Position, Prepare, Prepared, ReadMark, Result, Retained,
-    SchemaMap, Selection, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, TableId,
-    TableSchema, TableState, Transaction, Verdict,
+    LetterId, Load, LoadIdentity, Origin, Part, PipelineName, Position, Prepare, Prepared, ReadMark, Result,
+    Retained, SchemaMap, Selection, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams,
+    TableId, TableSchema, TableState, Transaction, Verdict,
 };
 use syncline_testkit::conformance::destination::{DestinationFixture, DestinationHarness, Encode};
 use syncline_testkit::conformance::source::{OpenWrite, SourceFixture, SourceHarness, SourceOffers};

@@ -56,7 +56,10 @@ async fn trap_25_of_ten_thousand_changes_exactly_the_three_at_fault_are_set_asid
     let listed = letters(&pair.room);
     assert_eq!(listed.len(), 3, "{listed:#?}");
     for letter in &listed {
-        assert_eq!((&letter["code"], &letter["table"]["name"]), (&Value::from("23514"), &Value::from("item")));
+        assert_eq!(
+            (&letter["code"], &letter["table"]["name"]),
+            (&Value::from("23514"), &Value::from("item"))
+        );
         let reason = letter["reason"].as_str().unwrap();
         assert!(reason.contains("no_bad") && !reason.contains("secret"), "{reason}");
     }
@@ -69,7 +72,9 @@ async fn trap_25_of_ten_thousand_changes_exactly_the_three_at_fault_are_set_asid
 
     let mut shown: Vec<String> = listed
         .iter()
-        .map(|letter| pair.room.run(&["dead-letters", "show", NAME, &letter["letter"].to_string()]).ends_with(0).stdout)
+        .map(|letter| {
+            pair.room.run(&["dead-letters", "show", NAME, &letter["letter"].to_string()]).ends_with(0).stdout
+        })
         .collect();
     shown.sort_by_key(|text| text.contains("  insert"));
     assert!(shown[0].contains("id = 77") && shown[0].contains("note = bad secret"), "{}", shown[0]);
@@ -99,7 +104,8 @@ async fn later_changes_supersede_a_letter_or_wait_behind_it() {
         UPDATE item SET id = 5004 WHERE id = 10";
     pair.source.execute(SHOP, later).await;
     pair.run_well(&[]);
-    let there = "SELECT id, note, amount FROM item WHERE id IN (1, 2, 3, 4, 5004, 5005, 5006, 6004) ORDER BY id";
+    let there =
+        "SELECT id, note, amount FROM item WHERE id IN (1, 2, 3, 4, 5004, 5005, 5006, 6004) ORDER BY id";
     assert_eq!(pair.ask_destination(there), "1|fine|1.00\n3|note 3|3.00\n4|note 4|4.00\n5004|note 10|10.00");
     let listed = letters(&pair.room);
     assert_eq!(listed.len(), 5, "{listed:#?}");
@@ -112,7 +118,9 @@ async fn a_truncate_leaves_no_letter() {
     pair.source.execute(SHOP, "UPDATE item SET note = 'bad' WHERE id < 10").await;
     pair.run_well(&[]);
     assert_eq!(letters(&pair.room).len(), 9);
-    pair.source.execute(SHOP, "BEGIN; TRUNCATE item; INSERT INTO item VALUES (1, 'good', 1, 'x'); COMMIT").await;
+    pair.source
+        .execute(SHOP, "BEGIN; TRUNCATE item; INSERT INTO item VALUES (1, 'good', 1, 'x'); COMMIT")
+        .await;
     pair.run_well(&[]);
     assert!(letters(&pair.room).is_empty());
     pair.assert_equal(&Comparison::new()).await;
@@ -132,7 +140,10 @@ async fn of_two_rows_that_one_index_excludes_one_is_set_aside() {
     assert_eq!((listed.len(), &listed[0]["code"]), (1, &Value::from("23505")), "{listed:#?}");
     let counted = "SELECT count(*), count(*) FILTER (WHERE note = 'twice') FROM item";
     assert_eq!(pair.ask_destination(counted), "2500|1");
-    assert_eq!(pair.ask_destination("SELECT note FROM item WHERE id IN (1, 7) ORDER BY id"), "note 7\nnote 1");
+    assert_eq!(
+        pair.ask_destination("SELECT note FROM item WHERE id IN (1, 7) ORDER BY id"),
+        "note 7\nnote 1"
+    );
     pair.ask_destination("DROP INDEX only_once");
     assert_mends(&pair).await;
 }
@@ -140,9 +151,15 @@ async fn of_two_rows_that_one_index_excludes_one_is_set_aside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_budget_a_run_ends_with_5_and_nothing_is_lost() {
     let Some(pair) = refusing().await else { return };
-    pair.source.execute(SHOP, "UPDATE item SET note = 'bad' WHERE id <= 30; INSERT INTO other VALUES (1, 'x')").await;
+    pair.source
+        .execute(SHOP, "UPDATE item SET note = 'bad' WHERE id <= 30; INSERT INTO other VALUES (1, 'x')")
+        .await;
     let ended = pair.run(&["--dead-letters-max", "29"]).ends_with(5);
-    assert!(ended.stderr.contains("more than 29 rows") && ended.stderr.contains("remedy"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("more than 29 rows") && ended.stderr.contains("remedy"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(pair.ask_destination("SELECT count(*) FROM other"), "0");
     assert!(letters(&pair.room).is_empty());
     // Without one the table stops, and the other goes on.
@@ -190,18 +207,24 @@ async fn killed_around_the_commits_of_letters() {
     for (round, place) in ["before_commit", "load_committed"].into_iter().enumerate() {
         let (low, high) = (round * 100, round * 100 + 60);
         let bad = format!("UPDATE item SET note = 'bad' || id WHERE id > {low} AND id <= {high} AND id % 3 = 0;
-            UPDATE item SET amount = -id; UPDATE item SET id = -id WHERE id > {low} AND id % 30 = 0");
+            UPDATE item SET amount = -id; UPDATE item SET id = -id WHERE id > {low} AND id <= {high} AND id % 30 = 0");
         pair.source.execute(SHOP, &bad).await;
         let killed = || {
-            let ended = pair.sync(&[]).env("SYNCLINE_FAILPOINT", format!("{place}=kill@1")).run(crate::process::RUN_MAX);
+            let ended = pair
+                .sync(&[])
+                .env("SYNCLINE_FAILPOINT", format!("{place}=kill@1"))
+                .run(crate::process::RUN_MAX);
             assert_eq!(ended.signal(), Some(9), "{place} was not passed: {ended:?}");
         };
+        let committed = place == "load_committed";
         killed();
+        assert_eq!(letters(&pair.room).len(), if committed { 20 } else { 0 }, "killed somewhere else");
         pair.run_well(&[]);
         assert_eq!(letters(&pair.room).len(), 20, "{place}");
         pair.source.execute(SHOP, "UPDATE item SET amount = amount - 1 WHERE note LIKE 'bad%'").await;
         pair.ask_destination(WITHOUT);
         killed();
+        assert_eq!(letters(&pair.room).len(), if committed { 0 } else { 20 }, "killed somewhere else");
         pair.run_well(&[]);
         pair.assert_same().await;
         assert!(letters(&pair.room).is_empty());
@@ -234,10 +257,13 @@ fn sqlite_rows_at_fault_are_set_aside_and_come_when_they_may() {
     let count = |sql: &str| destination.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(count("SELECT count(*) FROM item"), 5999);
     assert_eq!(count("SELECT count(*) FROM item WHERE n > 0"), 2);
-    assert_eq!(sqlite::differences(&room.path("a.db"), &room.path("b.db")).is_empty(), false);
-    let shown = room.run(&["dead-letters", "show", NAME, &listed[0]["letter"].to_string()]).ends_with(0).stdout;
+    assert!(!sqlite::differences(&room.path("a.db"), &room.path("b.db")).is_empty());
+    let shown =
+        room.run(&["dead-letters", "show", NAME, &listed[0]["letter"].to_string()]).ends_with(0).stdout;
     assert!(shown.contains("code = "), "{shown}");
-    run("UPDATE item SET code = 'free' WHERE id = 800; DELETE FROM item WHERE id = 10700; UPDATE item SET id = 20000 WHERE id = 12");
+    run(
+        "UPDATE item SET code = 'free' WHERE id = 800; DELETE FROM item WHERE id = 10700; UPDATE item SET id = 20000 WHERE id = 12",
+    );
     room.run(&sync).ends_with(0);
     destination.execute_batch("DROP INDEX only_once").unwrap();
     room.run(&sync).ends_with(0);

@@ -41,8 +41,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Destination, DestinationSession, Family, Finding, Holder, Letter, LetterId, PipelineName, Result, SchemaMap,
-    TableSchema,
+    Destination, DestinationSession, Family, Finding, Holder, Letter, LetterId, PipelineName, Result,
+    SchemaMap, TableSchema,
 };
 
 use super::url::Address;

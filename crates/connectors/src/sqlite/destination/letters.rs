@@ -86,7 +86,8 @@ pub(super) fn put(conn: &Connection, pipeline: &str, id: LetterId, letter: &Lett
 /// Removes a letter that is there.
 pub(super) fn remove(conn: &Connection, pipeline: &str, id: LetterId) -> Result<()> {
     let sql = "DELETE FROM _syncline_letters WHERE pipeline = ?1 AND id = ?2";
-    let gone = conn.prepare_cached(sql).and_then(|mut statement| statement.execute((pipeline, sql_number(id.0))));
+    let gone =
+        conn.prepare_cached(sql).and_then(|mut statement| statement.execute((pipeline, sql_number(id.0))));
     match gone.during(WRITING)? {
         1 => Ok(()),
         _ => Err(Misfit(format!("dead letter {id} is not in this checkpoint")).into()),

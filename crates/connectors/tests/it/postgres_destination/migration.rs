@@ -7,8 +7,7 @@ use super::world::{World, insert, open, table};
 /// What format 3 added to format 2.
 const BACK_TO_2: &str = "DROP TABLE syncline.letters; UPDATE syncline.format SET version = 2";
 /// What format 2 added to format 1.
-const BACK_TO_1: &str =
-    "ALTER TABLE syncline.tables DROP COLUMN parts, DROP COLUMN joining; UPDATE syncline.format SET version = 1";
+const BACK_TO_1: &str = "ALTER TABLE syncline.tables DROP COLUMN parts, DROP COLUMN joining; UPDATE syncline.format SET version = 1";
 
 async fn goes_on_from(older: &[&str]) {
     let Some(world) = World::new().await else { return };

@@ -86,7 +86,11 @@ pub async fn a_part_that_is_refused_leaves_the_load_as_it_was(harness: &dyn Dest
         kind: LoadKind::Changes { from: from.clone(), to: to.clone() },
     };
     let mut load = ok(held.session.begin(&identity).await);
-    let item = changes(held.fixture, &held.table(Standard::Items), vec![TextChange::insert(cells(&["1", "a", "1", "∅"]))]);
+    let item = changes(
+        held.fixture,
+        &held.table(Standard::Items),
+        vec![TextChange::insert(cells(&["1", "a", "1", "∅"]))],
+    );
     ok(patiently("writing", load.write(item)).await);
     let first = part(vec![TextChange::update(code("1", "new")), TextChange::insert(code("4", "c4"))]);
     assert!(ok(patiently("offering", load.offer(first)).await).is_none());
@@ -116,7 +120,9 @@ pub async fn a_part_that_is_refused_leaves_the_load_as_it_was(harness: &dyn Dest
 }
 
 /// As above with parts so large that they go another way than small ones.
-pub async fn a_large_part_that_is_refused_leaves_the_load_as_it_was(harness: &dyn DestinationHarness) -> Outcome {
+pub async fn a_large_part_that_is_refused_leaves_the_load_as_it_was(
+    harness: &dyn DestinationHarness,
+) -> Outcome {
     const ROWS: usize = 3000;
     let fixture = harness.fixture().await;
     let held = Held::begin(fixture.as_ref(), "large_offers").await;
