@@ -205,6 +205,7 @@ impl<'a> Filler<'a> {
             if let Some(waiting) = collapsed.waiting {
                 let (attempt, to) = (self.attempt, self.to.clone());
                 self.desk(&id)?.put_behind(&waiting, &to, &|| attempt.next_letter())?;
+                self.require_room(&id, None)?;
             }
             if let Some(lines) = collapsed.batch {
                 self.write(&id, lines).await?;
