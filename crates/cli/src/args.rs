@@ -95,6 +95,8 @@ pub(crate) enum Command {
     /// List the tables of a source as Syncline sees them.
     #[command(after_help = URLS)]
     Discover(DiscoverArgs),
+    /// Rows that the destination refused: list them, show one, try them again, discard them.
+    DeadLetters(DeadLettersArgs),
     /// Show what pipelines are doing, or how their last run ended.
     Status(StatusArgs),
     /// Show past runs: syncs, comparisons and repairs.
@@ -188,6 +190,10 @@ pub(crate) struct PipelineArgs {
     /// Disk that changes may take while they wait for the destination; beyond it the source is held back.
     #[arg(long, value_name = "BYTES", conflicts_with = "config", default_value = "1GiB")]
     pub(crate) journal_budget: String,
+    /// Rows that may be set aside as dead letters when the destination refuses them; beyond it the run ends. 0: the table of
+    /// such a row stops instead.
+    #[arg(long, value_name = "N", conflicts_with = "config", default_value_t = crate::spec::DEAD_LETTERS_MAX_DEFAULT)]
+    pub(crate) dead_letters_max: usize,
 }
 
 /// `--mode`.
@@ -342,6 +348,53 @@ pub(crate) struct VerifyArgs {
     pub(crate) samples: usize,
     #[command(flatten)]
     pub(crate) state: StateArgs,
+}
+
+/// `dead-letters`.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadLettersCommand,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List the dead letters of a pipeline.
+    List {
+        /// The pipeline.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Show one with its values.
+    Show {
+        /// The pipeline.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The number that `list` shows.
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
+    /// Try them again, as each run does at its start. Exit code 1 if some are refused again.
+    Retry {
+        /// The pipeline. It must not be running.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Only these [default: all].
+        #[arg(value_name = "ID")]
+        ids: Vec<u64>,
+    },
+    /// Forget them. The destination keeps what it has of these rows, until they change again.
+    Discard {
+        /// The pipeline. It must not be running.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Which.
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+    },
 }
 
 /// `status`.

@@ -82,6 +82,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Diff(args) => commands::diff::run(args, global).await,
         Command::Discover(args) => commands::discover::run(args, global).await,
         Command::Runs(args) => commands::runs::run(args, global),
+        Command::DeadLetters(args) => commands::dead_letters::run(args, global).await,
         Command::Status(args) => commands::status::run(args, global),
         Command::Verify(args) => commands::verify::run(args, global).await,
         Command::Drop(args) => commands::drop::run(args, global).await,

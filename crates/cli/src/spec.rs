@@ -24,6 +24,8 @@ const WORKERS_USUAL: RangeInclusive<usize> = 2..=8;
 pub(crate) const WORKERS_MAX: usize = 64;
 /// Disk for waiting changes, unless said otherwise.
 pub(crate) const JOURNAL_BUDGET_BYTES_DEFAULT: u64 = 1 << 30;
+/// Rows that may be set aside, unless said otherwise.
+pub(crate) const DEAD_LETTERS_MAX_DEFAULT: usize = 100;
 /// A smaller journal would hold the source back all the time.
 const JOURNAL_BUDGET_BYTES_MIN: u64 = 1 << 20;
 
@@ -63,6 +65,13 @@ pub(crate) struct PipelineSpec {
     /// Whether it verifies itself while it follows.
     #[serde(default)]
     pub(crate) verify: Option<VerifySpec>,
+    /// Rows that may be set aside.
+    #[serde(default = "dead_letters_max_usual")]
+    pub(crate) dead_letters_max: usize,
+}
+
+fn dead_letters_max_usual() -> usize {
+    DEAD_LETTERS_MAX_DEFAULT
 }
 
 impl PipelineSpec {
@@ -84,6 +93,7 @@ impl PipelineSpec {
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
             verify: None,
+            dead_letters_max: DEAD_LETTERS_MAX_DEFAULT,
         }
     }
 
@@ -106,6 +116,7 @@ impl PipelineSpec {
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
             verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
+            dead_letters_max: args.dead_letters_max,
             ..Self::new(source, destination)
         };
         spec.check()?;
@@ -203,6 +214,7 @@ impl ResolvedPipeline {
             follow: spec.follow,
             journal_dir,
             journal_budget_bytes: spec.journal_budget_bytes,
+            dead_letters_max: spec.dead_letters_max,
             retry: syncline_engine::RetryPolicy::default(),
             // Needs connections of its own; who runs the pipeline adds it.
             verify: None,

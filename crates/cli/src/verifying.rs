@@ -120,7 +120,7 @@ pub(crate) fn line(verified: &Verified) -> String {
     let drifted: Vec<_> = verified
         .tables
         .iter()
-        .filter(|table| !is_equal(table) || table.undecided > 0 || table.skipped.is_some())
+        .filter(|table| !is_equal(table) || table.undecided + table.set_aside > 0 || table.skipped.is_some())
         .map(|table| format!("{}: {}", table.table, result(table)))
         .collect();
     match drifted.as_slice() {
@@ -159,6 +159,9 @@ pub(crate) fn result(table: &TableVerified) -> String {
         parts.push(format!("not repaired: {why}"));
     }
     text.push_str(&parts.join(", "));
+    if table.set_aside > 0 {
+        text.push_str(&format!(", {} set aside as dead letters", count(table.set_aside)));
+    }
     if table.undecided > 0 {
         text.push_str(&format!(", {} undecided (changed at every look)", count(table.undecided)));
     }

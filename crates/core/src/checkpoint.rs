@@ -14,6 +14,10 @@
 //! | `Reset` | the generation is one below | the generation is this one |
 //! | `AddReread`, `RemoveReread` | always (sets) | the key is in, out |
 //! | `Parts` | the table is in the checkpoint | these are its parts |
+//! | `PutLetter` | the table is in the checkpoint, and no other table has a letter of this number | this letter is there |
+//! | `RemoveLetter` | the letter is there | it is not |
+//!
+//! A table whose ledger begins anew has no letters: its rows are read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::key::RowKey;
+use crate::letter::{Letter, LetterId};
 use crate::name::TableId;
 use crate::position::Position;
 
@@ -153,6 +158,8 @@ pub struct Checkpoint {
     pub tables: BTreeMap<TableId, TableState>,
     /// What identifies the source's log (system, timeline, slot); a different one is a gap.
     pub origin: Option<String>,
+    /// Rows that were refused. Bounded by the pipeline's budget.
+    pub letters: BTreeMap<LetterId, Letter>,
 }
 
 /// One change of a checkpoint.
@@ -230,6 +237,18 @@ pub enum Change {
         table: TableId,
         /// Its parts.
         parts: Parts,
+    },
+    /// A row is set aside, or what is set aside of it changes.
+    PutLetter {
+        /// The letter's number.
+        id: LetterId,
+        /// The letter.
+        letter: Letter,
+    },
+    /// A letter is superseded, loaded or discarded.
+    RemoveLetter {
+        /// The letter's number.
+        id: LetterId,
     },
 }
 
@@ -336,6 +355,8 @@ impl Checkpoint {
             }
             Change::Origin(origin) => self.origin.as_ref() == Some(origin),
             Change::Parts { table, parts } => self.tables.get(table).is_some_and(|t| t.parts == *parts),
+            Change::PutLetter { id, letter } => self.letters.get(id) == Some(letter),
+            Change::RemoveLetter { id } => !self.letters.contains_key(id),
         }
     }
 
@@ -374,6 +395,7 @@ impl Checkpoint {
                     rereads: BTreeSet::new(),
                     parts: Parts { known: std::mem::take(&mut state.parts.known), joining: BTreeSet::new() },
                 };
+                self.letters.retain(|_, letter| letter.table != *table);
             }
             Change::AddReread { table, keys } => self.owned(table)?.rereads.extend(keys.iter().cloned()),
             Change::RemoveReread { table, keys } => {
@@ -384,7 +406,21 @@ impl Checkpoint {
             }
             Change::Origin(origin) => self.origin = Some(origin.clone()),
             Change::Parts { table, parts } => self.owned(table)?.parts = parts.clone(),
+            Change::PutLetter { id, letter } => self.put_letter(*id, letter)?,
+            Change::RemoveLetter { id } => {
+                let gone = self.letters.remove(id);
+                let _ = gone.ok_or_else(|| Misfit(format!("dead letter {id} is not in this checkpoint")))?;
+            }
         }
+        Ok(())
+    }
+
+    fn put_letter(&mut self, id: LetterId, letter: &Letter) -> Result<(), Misfit> {
+        self.owned(&letter.table)?;
+        if self.letters.get(&id).is_some_and(|known| known.table != letter.table) {
+            return Err(Misfit(format!("dead letter {id} is another table's")));
+        }
+        self.letters.insert(id, letter.clone());
         Ok(())
     }
 

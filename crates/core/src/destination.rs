@@ -18,7 +18,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Delta};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::letter::{Letter, LetterId};
 use crate::load::{Durable, LoadIdentity, Part};
 use crate::name::{Family, PipelineName, TableId};
 use crate::report::Finding;
@@ -65,6 +66,12 @@ pub trait Destination: Send + Sync {
     /// # Errors
     /// As any write; configuration if the pipeline is held by a running process.
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()>;
+
+    /// The dead letters of a pipeline, whoever holds it; none if it is not known here.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>>;
 }
 
 /// Who holds a pipeline.
@@ -177,6 +184,14 @@ pub trait Load: Send {
     /// # Errors
     /// Data, with the table, if a row cannot be stored: the load is then to be dropped.
     async fn write(&mut self, part: Part) -> Result<()>;
+
+    /// As [`Load::write`] for a part of changes of which some may be refused: what the other end has to say about them is
+    /// heard at once, and a part that it refuses for its rows ([`Error::rows_at_fault`]) leaves the load as it was before.
+    /// That error is returned as a value; the load goes on.
+    ///
+    /// # Errors
+    /// Whatever is not the fault of single rows: the load is then to be dropped.
+    async fn offer(&mut self, part: Part) -> Result<Option<Error>>;
 
     /// Commits the parts and the delta together.
     ///

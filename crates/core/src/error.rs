@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Conflict,
     /// A guard stopped the run before its first write.
     Guard,
+    /// More rows would be set aside than the pipeline allows.
+    DeadLetters,
     /// Another holder has the pipeline.
     Fenced,
     /// This machine has no room or no right to write (disk full, read-only, too many files).
@@ -58,6 +60,7 @@ impl ErrorKind {
             | Self::Configuration
             | Self::Conflict
             | Self::Guard
+            | Self::DeadLetters
             | Self::Fenced
             | Self::Resource
             | Self::Cancelled
@@ -71,6 +74,7 @@ impl ErrorKind {
         match self {
             Self::Configuration => 2,
             Self::Guard => 4,
+            Self::DeadLetters => 5,
             Self::Retriable
             | Self::Unknown
             | Self::Permanent
@@ -118,6 +122,7 @@ struct Inner {
     message: String,
     context: Vec<String>,
     table: Option<TableId>,
+    rows_at_fault: bool,
     remedy: Option<String>,
     code: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -135,6 +140,7 @@ impl Error {
                 message: message.into(),
                 context: Vec::new(),
                 table: None,
+                rows_at_fault: false,
                 remedy: None,
                 code: None,
                 source: None,
@@ -196,6 +202,20 @@ impl Error {
     pub fn with_table(mut self, table: &TableId) -> Self {
         self.inner.table = Some(table.clone());
         self
+    }
+
+    /// Says that single rows of the load are at fault, not their table: without them the others can be stored. Said by
+    /// connectors, where the typed code is known; such rows may be set aside as dead letters.
+    #[must_use]
+    pub fn with_rows_at_fault(mut self) -> Self {
+        self.inner.rows_at_fault = true;
+        self
+    }
+
+    /// Whether single rows are at fault, see [`Error::with_rows_at_fault`].
+    #[must_use]
+    pub fn rows_at_fault(&self) -> bool {
+        self.inner.rows_at_fault && self.inner.kind == ErrorKind::Data
     }
 
     /// Says what the operator can do.

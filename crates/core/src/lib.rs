@@ -14,6 +14,7 @@ pub mod error;
 pub mod failpoint;
 pub mod key;
 mod key_values;
+pub mod letter;
 pub mod load;
 pub mod name;
 pub mod position;
@@ -32,6 +33,7 @@ pub use destination::{
 pub use entry::{Entry, Transaction};
 pub use error::{Error, ErrorKind, Reaction, Result};
 pub use key::RowKey;
+pub use letter::{Letter, LetterId};
 pub use load::{Bulk, Counts, Durable, LoadIdentity, LoadKind, Part};
 pub use name::{Family, PipelineName, TableId};
 pub use position::Position;

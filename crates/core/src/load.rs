@@ -63,6 +63,8 @@ pub enum LoadKind {
         /// Number of the load in that run.
         n: u32,
     },
+    /// Dead letters that are tried again; where the lane stands is not changed.
+    Letters,
     /// Only the checkpoint changes (a table is opened, marked, reset).
     Bookkeeping,
 }
@@ -82,6 +84,7 @@ impl fmt::Display for LoadIdentity {
             LoadKind::Repair { table, run, n } => {
                 write!(f, "{}: repair {n} of table {table}, run {run}", self.pipeline)
             }
+            LoadKind::Letters => write!(f, "{}: dead letters", self.pipeline),
             LoadKind::Bookkeeping => write!(f, "{}: bookkeeping of lane {}", self.pipeline, self.lane),
         }
     }

@@ -1,18 +1,20 @@
 //! What the tasks of one attempt share: the session, the tables, and the checkpoint as it stands after every commit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use syncline_core::error::MISSING_PART;
 use syncline_core::{
-    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, Load, LoadIdentity, LoadKind, Parts,
-    Position, Reaction, Result, TableId, TablePhase, TableSchema, TableState,
+    Change, Checkpoint, Delta, DestinationSession, Durable, Error, Lane, LetterId, Load, LoadIdentity,
+    LoadKind, Parts, Position, Reaction, Result, RowKey, TableId, TablePhase, TableSchema, TableState,
 };
 use syncline_journal::Journal;
 use tokio::sync::{Notify, RwLock};
 
 use crate::board::Board;
 use crate::control::Control;
+use crate::letters::desk::Desk;
 use crate::pipeline::Pipeline;
 use crate::summary::Sum;
 use crate::verify::{Verified, Watch, When};
@@ -101,6 +103,8 @@ pub(crate) struct Attempt {
     /// What a verification watches.
     pub(crate) watch: Watch,
     checkpoint: Mutex<Checkpoint>,
+    /// The number of the next letter.
+    next_letter: AtomicU64,
 }
 
 impl Attempt {
@@ -125,6 +129,7 @@ impl Attempt {
             undecodable: Mutex::default(),
             marked: Notify::new(),
             watch: Watch::default(),
+            next_letter: AtomicU64::new(checkpoint.letters.keys().next_back().map_or(1, |last| last.0 + 1)),
             checkpoint: Mutex::new(checkpoint),
         }
     }
@@ -152,6 +157,35 @@ impl Attempt {
         checkpoint.tables.get(table).is_some_and(|state| state.phase == TablePhase::Consistent)
             && !checkpoint.lanes.contains_key(&Lane::Table(table.clone()))
             && !self.context.board.is_stopped(table)
+    }
+
+    /// Whether a load failed by rows that may be set aside.
+    pub(crate) fn may_set_aside(&self, error: &Error) -> bool {
+        let keyed = |id: &TableId| self.tables.get(id).is_some_and(|table| table.has_row_key());
+        error.rows_at_fault()
+            && self.context.pipeline.dead_letters_max > 0
+            && error.table().is_some_and(keyed)
+    }
+
+    /// A number that no letter has.
+    pub(crate) fn next_letter(&self) -> LetterId {
+        LetterId(self.next_letter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The keys that wait behind a table's dead letters.
+    pub(crate) fn keys_set_aside(&self, table: &TableId) -> BTreeSet<RowKey> {
+        let checkpoint = self.checkpoint();
+        let letters = checkpoint.letters.values().filter(|letter| letter.table == *table);
+        letters.flat_map(|letter| letter.keys.iter().cloned()).collect()
+    }
+
+    /// A table's dead letters, `None` if it has none.
+    pub(crate) fn desk(&self, table: &TableId) -> Result<Option<Desk>> {
+        let checkpoint = self.checkpoint();
+        if !checkpoint.letters.values().any(|letter| letter.table == *table) {
+            return Ok(None);
+        }
+        Desk::open(table, &checkpoint.letters).map(Some)
     }
 
     /// Whether rows of any table are to be read again.
@@ -205,6 +239,9 @@ impl Attempt {
         let mut checkpoint = self.checkpoint();
         checkpoint.apply(&whole).map_err(|misfit| Error::bug(format!("after a commit: {}", misfit.0)))?;
         self.context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
+        if whole.changes.iter().any(concerns_letters) {
+            self.context.board.letters(&checkpoint.letters);
+        }
         Ok(durable)
     }
 
@@ -270,6 +307,10 @@ impl Attempt {
         let load = self.begin(lane, LoadKind::Bookkeeping).await?;
         self.commit(load, &Delta::of(changes)).await.map(|_| ())
     }
+}
+
+fn concerns_letters(change: &Change) -> bool {
+    matches!(change, Change::PutLetter { .. } | Change::RemoveLetter { .. } | Change::Reset { .. })
 }
 
 fn rereads_of(durable: &Durable) -> Vec<Change> {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use syncline_core::{Error, TableId};
+use syncline_core::{Error, Letter, LetterId, TableId};
 
 use crate::progress::{Phase, Progress, TableProgress};
-use crate::summary::{StoppedTable, Sum};
+use crate::summary::{StoppedTable, Sum, TableLetters};
 
 /// Shared by the tasks of a run. Every method is short; no lock is held across an await.
 #[derive(Default)]
@@ -20,6 +20,7 @@ struct Inner {
     tables: BTreeMap<TableId, TableProgress>,
     stopped: BTreeMap<TableId, StoppedTable>,
     sum: Sum,
+    letters: Vec<TableLetters>,
     /// Commit time of the oldest change of the load under way.
     loading_since_us: Option<i64>,
 }
@@ -120,13 +121,32 @@ impl Board {
         self.lock().stopped.values().cloned().collect()
     }
 
+    /// The letters that stand now.
+    pub(crate) fn letters(&self, letters: &BTreeMap<LetterId, Letter>) {
+        let mut by_table: BTreeMap<&TableId, u64> = BTreeMap::new();
+        for letter in letters.values() {
+            *by_table.entry(&letter.table).or_default() += 1;
+        }
+        let of_table = |(table, letters): (&TableId, u64)| TableLetters { table: table.clone(), letters };
+        let mut inner = self.lock();
+        inner.progress.dead_letters = letters.len() as u64;
+        inner.letters = by_table.into_iter().map(of_table).collect();
+    }
+
+    pub(crate) fn table_letters(&self) -> Vec<TableLetters> {
+        self.lock().letters.clone()
+    }
+
     /// Adds to the sum of the run.
     pub(crate) fn tally(&self, tally: impl FnOnce(&mut Sum)) {
         let mut inner = self.lock();
         tally(&mut inner.sum);
         inner.progress.changes_read = inner.sum.read;
-        inner.progress.changes_applied =
-            inner.sum.applied + inner.sum.superseded + inner.sum.unchanged + inner.sum.skipped;
+        inner.progress.changes_applied = inner.sum.applied
+            + inner.sum.superseded
+            + inner.sum.unchanged
+            + inner.sum.skipped
+            + inner.sum.letters;
     }
 
     pub(crate) fn sum(&self) -> Sum {

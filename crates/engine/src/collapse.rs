@@ -3,18 +3,21 @@
 //! For each key the first and the last state matter: whether the row was there before the part, and what it is after it.
 //! A row that moved keeps the key it had first; columns that its later changes left out come from its earlier ones; what
 //! none of them carried stays absent and is filled by the destination. Keys are compared as carried bytes.
+//!
+//! Rows that were set aside earlier ([`Collapse::seed`]) come before the changes that follow them. Where these carry the whole
+//! row, it is written like any other; else it waits on, with what they did carry.
 
+mod build;
 mod partial;
+mod seed;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
-use arrow_select::interleave::interleave;
+use arrow_array::{Array, ArrayRef, BinaryArray};
 use hashbrown::HashTable;
 use syncline_core::key::append_key;
-use syncline_core::{ChangeBatch, ColumnMask, Error, Masks, OldKeys, Operation, Result, RowKey, TableSchema};
+use syncline_core::{ChangeBatch, ColumnMask, Error, LetterId, Operation, Result, RowKey, TableSchema};
 
 use crate::cut::Decision;
 
@@ -24,7 +27,9 @@ type Place = (usize, usize);
 /// What the collapse of a table's changes gives.
 pub(crate) struct Collapsed {
     /// The part's batch; `None` if nothing is left to write.
-    pub(crate) batch: Option<ChangeBatch>,
+    pub(crate) batch: Option<Lines>,
+    /// Rows that go on waiting as dead letters.
+    pub(crate) waiting: Option<Lines>,
     /// Changes that were overtaken inside the part.
     pub(crate) superseded: u64,
     /// Rows of the batch beyond the changes put in: a change that is applied again may delete at both of its keys.
@@ -33,6 +38,14 @@ pub(crate) struct Collapsed {
     pub(crate) skipped: u64,
     /// Rows that must be read again.
     pub(crate) rereads: Vec<RowKey>,
+}
+
+/// Rows of a part, collapsed and sorted by key.
+pub(crate) struct Lines {
+    /// The rows.
+    pub(crate) batch: ChangeBatch,
+    /// For each row the letter it descends from.
+    pub(crate) letters: Vec<Option<LetterId>>,
 }
 
 /// One key of the part.
@@ -61,9 +74,17 @@ struct Row {
     /// It came from where the destination does not have it: what is absent is nowhere there, whatever row may stand under
     /// its old key now.
     foreign: bool,
+    /// The letter it was before, if it was one.
+    letter: Option<LetterId>,
+    /// No change since then has carried the whole row.
+    behind: bool,
 }
 
 impl Row {
+    fn new(row: Place, absent: ColumnMask) -> Self {
+        Self { row, origin: None, absent, earlier: Vec::new(), foreign: false, letter: None, behind: false }
+    }
+
     fn is_incomplete(&self) -> bool {
         self.foreign && !self.absent.is_empty()
     }
@@ -86,6 +107,8 @@ pub(crate) struct Collapse {
     skipped: u64,
     /// Changes applied again.
     again: u64,
+    /// Whether rows were set aside earlier.
+    seeded: bool,
     bytes: usize,
 }
 
@@ -135,6 +158,7 @@ impl Collapse {
             taken: 0,
             skipped: 0,
             again: 0,
+            seeded: false,
             bytes: 0,
         }
     }
@@ -146,11 +170,7 @@ impl Collapse {
 
     /// Takes a batch of the same shape. `decisions`: one per row, or `None` where every change applies.
     pub(crate) fn push(&mut self, batch: ChangeBatch, decisions: Option<&[Decision]>) -> Result<()> {
-        self.bytes += batch.bytes();
-        self.taken += batch.len() as u64;
-        self.keys.push(KeyColumns::of(&batch));
-        self.batches.push(batch);
-        let number = self.batches.len() - 1;
+        let number = self.adopt(batch);
         for row in 0..self.batches[number].len() {
             let decision = decisions.map_or(Decision::Apply, |decisions| decisions[row]);
             match decision {
@@ -167,6 +187,14 @@ impl Collapse {
             }
         }
         Ok(())
+    }
+
+    fn adopt(&mut self, batch: ChangeBatch) -> usize {
+        self.bytes += batch.bytes();
+        self.taken += batch.len() as u64;
+        self.keys.push(KeyColumns::of(&batch));
+        self.batches.push(batch);
+        self.batches.len() - 1
     }
 
     fn take_truncate(&mut self, place: Place) {
@@ -203,9 +231,7 @@ impl Collapse {
         let absent = self.absent(place);
         match &self.slots[slot].state {
             State::Live(before) => after(before, place, absent),
-            State::Dead { .. } => {
-                Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: false }
-            }
+            State::Dead { .. } => Row::new(place, absent),
         }
     }
 
@@ -221,13 +247,7 @@ impl Collapse {
                 }
                 next
             }
-            State::Dead { .. } => Row {
-                row: place,
-                origin: Some((from, old_place)),
-                absent,
-                earlier: Vec::new(),
-                foreign: false,
-            },
+            State::Dead { .. } => Row { origin: Some((from, old_place)), ..Row::new(place, absent) },
         };
         if next.origin.is_some_and(|(origin, _)| origin == to) {
             next.origin = None;
@@ -269,17 +289,25 @@ impl Collapse {
     /// What is left.
     pub(crate) fn finish(self) -> Result<Collapsed> {
         if self.batches.is_empty() {
-            return Ok(Collapsed { batch: None, superseded: 0, surplus: 0, skipped: 0, rereads: Vec::new() });
+            return Ok(Collapsed {
+                batch: None,
+                waiting: None,
+                superseded: 0,
+                surplus: 0,
+                skipped: 0,
+                rereads: Vec::new(),
+            });
         }
         let lines = if self.table.has_row_key() { self.lines() } else { self.lines_in_order() };
         let rows = lines.len() as u64;
-        let batch = if lines.is_empty() { None } else { Some(self.build(&lines)?) };
+        let (waiting, lines) = self.apart(lines);
+        let (batch, waiting) = (self.built(&lines)?, self.built(&waiting)?);
         let surplus = rows.saturating_sub(self.taken - self.skipped);
         if surplus > self.again {
             return Err(Error::bug("a collapse gave more rows than it took changes"));
         }
         let superseded = self.taken - self.skipped + surplus - rows;
-        Ok(Collapsed { batch, superseded, surplus, skipped: self.skipped, rereads: self.rereads() })
+        Ok(Collapsed { batch, waiting, superseded, surplus, skipped: self.skipped, rereads: self.rereads() })
     }
 
     /// Rows that the part leaves incomplete where no row of the destination can complete them.
@@ -307,151 +335,36 @@ impl Collapse {
             .collect();
         let key = |slot: usize| &self.arena[self.slots[slot].key.clone()];
         order.sort_unstable_by(|&a, &b| key(a).cmp(key(b)));
-        let truncate = self.truncate.map(|place| Line { place, what: What::Truncate });
+        let truncate = self.truncate.map(|place| Line { place, what: What::Truncate, slot: None });
         truncate.into_iter().chain(order.into_iter().map(|slot| self.line(slot))).collect()
     }
 
-    fn line(&self, slot: usize) -> Line<'_> {
-        let slot = &self.slots[slot];
+    fn line(&self, number: usize) -> Line<'_> {
+        let slot = &self.slots[number];
+        let line = |place: Place, what| Line { place, what, slot: Some(number) };
         match &slot.state {
             State::Dead { row, old_image } => {
-                Line { place: *row, what: if *old_image { What::DeleteOldImage } else { What::Delete } }
+                line(*row, if *old_image { What::DeleteOldImage } else { What::Delete })
             }
-            State::Live(row) if row.is_incomplete() => Line { place: row.row, what: What::Delete },
+            State::Live(row) if row.is_incomplete() => line(row.row, What::Delete),
             State::Live(row) if slot.existed || row.origin.is_some() => {
-                Line { place: row.row, what: What::Write(Operation::Update, row) }
+                line(row.row, What::Write(Operation::Update, row))
             }
-            State::Live(row) => Line { place: row.row, what: What::Write(Operation::Insert, row) },
+            State::Live(row) => line(row.row, What::Write(Operation::Insert, row)),
         }
     }
 
     fn lines_in_order(&self) -> Vec<Line<'_>> {
-        let truncate = self.truncate.map(|place| Line { place, what: What::Truncate });
-        let rows = self.sequence.iter().map(|&place| Line { place, what: What::AsItIs });
+        let truncate = self.truncate.map(|place| Line { place, what: What::Truncate, slot: None });
+        let rows = self.sequence.iter().map(|&place| Line { place, what: What::AsItIs, slot: None });
         truncate.into_iter().chain(rows).collect()
-    }
-
-    fn build(&self, lines: &[Line<'_>]) -> Result<ChangeBatch> {
-        let arrow = |error: arrow_schema::ArrowError| Error::bug("a part cannot be built").with_source(error);
-        let old = self.build_old(lines).map_err(arrow)?;
-        let rows = self.build_rows(lines).map_err(arrow)?;
-        let operations = lines.iter().map(|line| self.operation(line)).collect();
-        let mut masks = Masks::new();
-        for line in lines {
-            match &line.what {
-                What::Write(_, row) => masks.push(&row.absent),
-                What::AsItIs => masks.push(&self.absent(line.place)),
-                _ => masks.push(&ColumnMask::none()),
-            }
-        }
-        ChangeBatch {
-            table: Arc::clone(&self.table),
-            rows,
-            operations,
-            ordinals: lines
-                .iter()
-                .map(|line| self.batches[line.place.0].ordinals.get(line.place.1).copied().unwrap_or(0))
-                .collect(),
-            transactions: vec![0; lines.len()],
-            masks: (!masks.is_trivial()).then_some(masks),
-            old,
-        }
-        .check()
-    }
-
-    fn operation(&self, line: &Line<'_>) -> Operation {
-        match line.what {
-            What::Truncate => Operation::Truncate,
-            What::Delete | What::DeleteOldImage => Operation::Delete,
-            What::Write(operation, _) => operation,
-            What::AsItIs => self.batches[line.place.0].operations[line.place.1],
-        }
-    }
-
-    /// Columns by gathering: sources are the batches' columns, then (for keys known by their old image only) the old
-    /// images' columns, then one null.
-    fn build_rows(&self, lines: &[Line<'_>]) -> std::result::Result<RecordBatch, arrow_schema::ArrowError> {
-        let earlier: HashMap<(usize, usize), Place> = lines
-            .iter()
-            .enumerate()
-            .filter_map(|(at, line)| match &line.what {
-                What::Write(_, row) => Some((at, row)),
-                _ => None,
-            })
-            .flat_map(|(at, row)| row.earlier.iter().map(move |&(column, place)| ((at, column), place)))
-            .collect();
-        let schema = self.table.arrow();
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (column, field) in schema.fields().iter().enumerate() {
-            let null = arrow_array::new_null_array(field.data_type(), 1);
-            let old_at = self.table.old_columns().iter().position(|&old| old == column);
-            let mut sources: Vec<&dyn Array> =
-                self.batches.iter().map(|b| b.rows.column(column).as_ref()).collect();
-            let count = sources.len();
-            sources.extend(self.batches.iter().map(|b| match (&b.old, old_at) {
-                (Some(old), Some(at)) => old.keys.column(at).as_ref(),
-                _ => null.as_ref(),
-            }));
-            sources.push(null.as_ref());
-            let nothing = (sources.len() - 1, 0);
-            let picks: Vec<Place> = lines
-                .iter()
-                .enumerate()
-                .map(|(at, line)| match line.what {
-                    What::DeleteOldImage if old_at.is_some() => (count + line.place.0, line.place.1),
-                    What::DeleteOldImage | What::Truncate => nothing,
-                    What::Delete if old_at.is_none() => nothing,
-                    _ if earlier.is_empty() => line.place,
-                    _ => earlier.get(&(at, column)).copied().unwrap_or(line.place),
-                })
-                .collect();
-            columns.push(interleave(&sources, &picks)?);
-        }
-        RecordBatch::try_new(schema, columns)
-    }
-
-    fn build_old(
-        &self,
-        lines: &[Line<'_>],
-    ) -> std::result::Result<Option<OldKeys>, arrow_schema::ArrowError> {
-        let place_of = |line: &Line<'_>| match &line.what {
-            What::Write(_, row) => row.origin.map(|(_, place)| place),
-            What::AsItIs => self.batches[line.place.0].old_row(line.place.1).map(|old| (line.place.0, old)),
-            _ => None,
-        };
-        let places: Vec<Option<Place>> = lines.iter().map(place_of).collect();
-        let picks: Vec<Place> = places.iter().flatten().copied().collect();
-        if picks.is_empty() {
-            return Ok(None);
-        }
-        let schema = self.table.arrow_old();
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (column, field) in schema.fields().iter().enumerate() {
-            let null = arrow_array::new_null_array(field.data_type(), 1);
-            let sources: Vec<&dyn Array> = self
-                .batches
-                .iter()
-                .map(|b| b.old.as_ref().map_or(null.as_ref(), |old| old.keys.column(column).as_ref()))
-                .collect();
-            columns.push(interleave(&sources, &picks)?);
-        }
-        let mut next = 0;
-        let row = places
-            .iter()
-            .map(|place| {
-                place.map(|_| {
-                    next += 1;
-                    next - 1
-                })
-            })
-            .collect();
-        Ok(Some(OldKeys { row, keys: RecordBatch::try_new(schema, columns)? }))
     }
 }
 
 /// A row's state after a later change of it: what the change leaves out stays as it was.
 fn after(before: &Row, place: Place, mut absent: ColumnMask) -> Row {
     let mut earlier = Vec::new();
+    let behind = before.behind && !absent.is_empty();
     for column in absent.clone().iter() {
         if before.absent.contains(column) {
             continue;
@@ -460,7 +373,15 @@ fn after(before: &Row, place: Place, mut absent: ColumnMask) -> Row {
         earlier.push((column, known));
         absent.remove(column);
     }
-    Row { row: place, origin: before.origin, absent, earlier, foreign: before.foreign }
+    Row {
+        row: place,
+        origin: before.origin,
+        absent,
+        earlier,
+        foreign: before.foreign,
+        letter: before.letter,
+        behind,
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -473,6 +394,8 @@ enum KeyOf {
 struct Line<'a> {
     place: Place,
     what: What<'a>,
+    /// The slot of its key, if it has one.
+    slot: Option<usize>,
 }
 
 enum What<'a> {
@@ -489,8 +412,9 @@ enum What<'a> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use arrow_array::RecordBatch;
     use proptest::prelude::*;
-    use syncline_core::{Carriage, Column, DataType, TableId};
+    use syncline_core::{Carriage, Column, DataType, Masks, OldKeys, TableId};
 
     use super::*;
 
@@ -676,7 +600,7 @@ mod tests {
             let collapsed = collapse.finish().unwrap();
             let mut found = start.clone();
             let mut rows = 0;
-            if let Some(part) = &collapsed.batch {
+            if let Some(Lines { batch: part, .. }) = &collapsed.batch {
                 rows = part.len() as u64;
                 apply_part(&mut found, part);
             }
@@ -759,7 +683,7 @@ mod tests {
                 superseded += collapsed.superseded;
                 surplus += collapsed.surplus;
                 reread.extend(collapsed.rereads.iter().map(|key| *key.0.last().unwrap()));
-                if let Some(part) = &collapsed.batch {
+                if let Some(Lines { batch: part, .. }) = &collapsed.batch {
                     rows += part.len() as u64;
                     apply_again(&mut found, part, &mut reread);
                 }

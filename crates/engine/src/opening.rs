@@ -93,6 +93,7 @@ fn settle_doubt(context: &Context, checkpoint: &Checkpoint) -> Result<()> {
             total.superseded += sum.superseded;
             total.skipped += sum.skipped;
             total.let_go += sum.let_go;
+            total.letters += sum.letters;
         }),
         Standing::Fits => {}
         Standing::Neither(misfit) => return Err(Error::from(misfit).context("after a lost answer")),
@@ -384,6 +385,7 @@ async fn start_windows_over(attempt: &Attempt, main: &Position) -> Result<()> {
 
 fn show_tables(attempt: &Attempt) {
     let checkpoint = attempt.checkpoint().clone();
+    attempt.context.board.letters(&checkpoint.letters);
     for table in attempt.tables.values() {
         let state = checkpoint.tables.get(&table.id);
         let rows = state.map_or(0, |state| state.chunks.values().map(|chunk| chunk.rows).sum());

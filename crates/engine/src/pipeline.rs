@@ -61,6 +61,8 @@ pub struct Pipeline {
     pub journal_dir: PathBuf,
     /// Most bytes the journal may hold, but for a single transaction larger than that.
     pub journal_budget_bytes: u64,
+    /// Rows that may be set aside as dead letters at a time; with none a table stops whose rows are refused.
+    pub dead_letters_max: usize,
     /// Between attempts.
     pub retry: RetryPolicy,
     /// Whether and when it verifies its own tables, if it streams.

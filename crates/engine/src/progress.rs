@@ -47,6 +47,8 @@ pub struct Progress {
     pub last_error: Option<String>,
     /// Attempts so far; 1 is the first.
     pub attempt: u32,
+    /// Dead letters that stand at the destination.
+    pub dead_letters: u64,
     /// Where the main lane stands, in the source's own words.
     pub position: Option<String>,
     /// Bytes in the journal.

@@ -220,6 +220,7 @@ async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
         seconds: begun.elapsed().as_secs_f64(),
         retained,
         stopped: context.board.stopped(),
+        dead_letters: context.board.table_letters(),
         position: progress.position,
         drained: context.control.draining().is_cancelled(),
         verified: context.last_verified().clone(),

@@ -22,7 +22,7 @@ pub struct Sum {
     pub waiting: u64,
     /// Of a table that needs a new snapshot.
     pub let_go: u64,
-    /// Set aside as dead letters.
+    /// Set aside as dead letters. A letter that later changes take up again is read once more.
     pub letters: u64,
 }
 
@@ -52,6 +52,15 @@ pub struct TableSummary {
     pub snapshot_rows: u64,
 }
 
+/// Dead letters of a table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableLetters {
+    /// Which.
+    pub table: TableId,
+    /// How many stand at the destination.
+    pub letters: u64,
+}
+
 /// A table that could not go on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StoppedTable {
@@ -76,6 +85,8 @@ pub struct Summary {
     pub retained: Option<Retained>,
     /// Tables that stopped; the run has failed if there are any.
     pub stopped: Vec<StoppedTable>,
+    /// Dead letters that stand at the end, of this run and of earlier ones.
+    pub dead_letters: Vec<TableLetters>,
     /// Where the main lane stands, in the source's own words.
     pub position: Option<String>,
     /// Whether the run was asked to stop before it was done.

@@ -1,5 +1,6 @@
 //! The state file: opening it, and what it knows of pipelines and checkpoints.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -248,6 +249,8 @@ impl StoredCheckpoint {
             lanes: self.lanes.into_iter().map(lane).collect::<Result<_>>()?,
             tables: self.tables.into_iter().collect(),
             origin: self.origin,
+            // They hold rows, and stay beside the data.
+            letters: BTreeMap::new(),
         })
     }
 }

@@ -43,6 +43,7 @@ fn checkpoint() -> Checkpoint {
         ]),
         tables: BTreeMap::from([(orders, state)]),
         origin: Some("slot".into()),
+        letters: BTreeMap::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One module per command.
 
 pub(crate) mod check;
+pub(crate) mod dead_letters;
 pub(crate) mod diff;
 pub(crate) mod discover;
 pub(crate) mod drop;

@@ -95,6 +95,7 @@ fn render(known: &Known, now_ms: i64) -> String {
         line("rows", rows(at));
         line("changes", changes(at));
         line("lag", lag(at));
+        line("dead letters", dead_letters(at));
         line("waiting for", at["waiting_for"].as_str().map(str::to_owned));
         line("position", at["position"].as_str().map(str::to_owned));
         line("verified", verified(at, now_ms));
@@ -158,6 +159,10 @@ fn lag(at: &Value) -> Option<String> {
 fn verified(at: &Value, now_ms: i64) -> Option<String> {
     let verified: Verified = serde_json::from_value(at["verified"].clone()).ok()?;
     Some(format!("{}, {}", ago(now_ms, verified.ended_at), verifying::line(&verified)))
+}
+
+fn dead_letters(at: &Value) -> Option<String> {
+    at["dead_letters"].as_u64().filter(|letters| *letters > 0).map(count)
 }
 
 /// Each stopped table with why, and what to do about it.

@@ -29,6 +29,7 @@ const PIPELINE_KEYS: &[&str] = &[
     "capture",
     "journal_budget",
     "verify",
+    "dead_letters_max",
 ];
 /// The keys of `verify`.
 const VERIFY_KEYS: &[&str] = &["every", "repair"];
@@ -161,6 +162,11 @@ impl Reader<'_> {
                     self.parsed(value, spec::journal_budget).unwrap_or(spec.journal_budget_bytes);
             }
             "verify" => spec.verify = self.verification(value),
+            "dead_letters_max" => {
+                let read =
+                    |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));
+                spec.dead_letters_max = self.parsed(value, read).unwrap_or(spec.dead_letters_max);
+            }
             _ => self.unknown_key(key, PIPELINE_KEYS),
         }
     }
@@ -332,7 +338,7 @@ mod tests {
         let text = "pipelines:\n- name: shop\n  source: 'sqlite:/tmp/a ${WORD}.db'\n  destination: sqlite:/tmp/b.db\n  \
                     tables: [main.*, x]\n  exclude: main.log\n  exclude_columns: [main.users.ssn]\n  schema_map: {main: main}\n  \
                     mode: stream\n  follow: true\n  prepare: keep\n  workers: ${N:-7}\n  snapshot: resumable\n  \
-                    capture: triggers\n  journal_budget: 64MiB\n  verify: {every: 1h, repair: true}\n";
+                     capture: triggers\n  journal_budget: 64MiB\n  verify: {every: 1h, repair: true}\n  dead_letters_max: 5\n";
         let pipelines = read(text).unwrap();
         let spec = &pipelines[0].spec;
         assert_eq!(pipelines[0].name.as_str(), "shop");
@@ -341,6 +347,7 @@ mod tests {
         assert_eq!((spec.mode, spec.snapshot), (Some(ModeChoice::Stream), SnapshotChoice::Resumable));
         assert_eq!((spec.workers, spec.journal_budget_bytes, spec.follow), (7, 64 << 20, true));
         assert_eq!(spec.verify, Some(VerifySpec { every_seconds: 3600, repair: true }));
+        assert_eq!(spec.dead_letters_max, 5);
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub(crate) fn text(name: &PipelineName, summary: &Summary) -> String {
     if let Some(position) = &summary.position {
         lines.push(format!("  position  {position}"));
     }
+    for letters in &summary.dead_letters {
+        lines.push(format!(
+            "  letters   {}: {}; see: syncline dead-letters list {name}",
+            letters.table,
+            counted(letters.letters, "dead letter")
+        ));
+    }
     for table in &summary.stopped {
         lines.push(format!("  stopped   {}: {}", table.table, table.error));
         lines.extend(table.remedy.iter().map(|remedy| format!("            remedy: {remedy}")));
@@ -91,6 +98,7 @@ mod tests {
             seconds: 2.5,
             retained: None,
             stopped: Vec::new(),
+            dead_letters: Vec::new(),
             position: Some("0/15D68".to_owned()),
             drained: false,
             verified: None,

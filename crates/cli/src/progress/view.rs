@@ -100,6 +100,8 @@ pub(crate) struct Moment<'a> {
     waiting_for: Option<&'a str>,
     last_error: Option<&'a str>,
     attempt: u32,
+    /// Dead letters that stand at the destination.
+    dead_letters: u64,
     position: Option<&'a str>,
     journal_bytes: u64,
     journal_budget_bytes: u64,
@@ -126,6 +128,7 @@ impl View {
             waiting_for: progress.waiting_for.as_deref(),
             last_error: progress.last_error.as_deref(),
             attempt: progress.attempt,
+            dead_letters: progress.dead_letters,
             position: progress.position.as_deref(),
             journal_bytes: progress.journal_bytes,
             journal_budget_bytes: progress.journal_budget_bytes,

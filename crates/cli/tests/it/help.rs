@@ -16,7 +16,9 @@ Data goes to stdout, everything else to stderr. `--output json` turns stdout int
 fn the_documented_help_is_what_the_binary_says() {
     let room = Room::new();
     let mut page = INTRODUCTION.to_owned();
-    for command in ["", "demo", "sync", "check", "diff", "discover", "status", "drop"] {
+    let letters = ["dead-letters list", "dead-letters show", "dead-letters retry", "dead-letters discard"];
+    let commands = ["", "demo", "sync", "check", "diff", "discover", "dead-letters"].into_iter();
+    for command in commands.chain(letters).chain(["status", "drop"]) {
         let mut args: Vec<_> = command.split_whitespace().collect();
         args.push("--help");
         let help = room.run(&args).ends_with(0);

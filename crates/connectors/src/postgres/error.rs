@@ -21,6 +21,12 @@ pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
     }
 }
 
+/// Whether single rows are refused, and others would not be. A foreign key is not about the row alone: the one it points to
+/// may come later in the same load.
+fn is_of_rows(code: &str) -> bool {
+    matches!(code.get(..2), Some("22" | "23")) && code != "23503"
+}
+
 /// Classifies an error of the SQL client. The server's message is kept, its `DETAIL` is not: it holds row values.
 pub(crate) fn from_client(error: tokio_postgres::Error, doing: &str) -> Error {
     if let Some(server) = error.as_db_error() {
@@ -30,6 +36,9 @@ pub(crate) fn from_client(error: tokio_postgres::Error, doing: &str) -> Error {
         let mut mapped = Error::new(kind_of(code), safe_message(code, server.message()));
         let code = if homeless { MISSING_PART } else { code };
         mapped = mapped.with_code(code);
+        if is_of_rows(code) {
+            mapped = mapped.with_rows_at_fault();
+        }
         if let Some(remedy) = remedy_of(code).map(str::to_owned).or_else(|| server.hint().map(str::to_owned))
         {
             mapped = mapped.with_remedy(remedy);
@@ -96,5 +105,11 @@ mod tests {
         assert_eq!(kind_of("23505"), ErrorKind::Data);
         assert_eq!(kind_of("28P01"), ErrorKind::Configuration);
         assert_eq!(kind_of("08006"), ErrorKind::Retriable);
+    }
+
+    #[test]
+    fn a_row_is_told_from_its_table() {
+        assert!(["22003", "22P02", "23502", "23505", "23514", "23P01"].iter().all(|code| is_of_rows(code)));
+        assert!([MISSING_PART, "23503", "42P01", "42703", "40001", ""].iter().all(|code| !is_of_rows(code)));
     }
 }

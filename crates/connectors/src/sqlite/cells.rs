@@ -112,6 +112,7 @@ fn typed<'a>(column: &Column, data_type: &DataType, array: &'a ArrayRef, row: us
 
 fn misfit(column: &Column, what: &str) -> Error {
     Error::new(ErrorKind::Data, format!("a value of column {} {what}", column.name))
+        .with_rows_at_fault()
         .with_remedy("exclude the column, or change the value at the source")
 }
 

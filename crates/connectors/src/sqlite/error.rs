@@ -52,10 +52,12 @@ pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> Error {
     let code = format!("SQLite {}", failure.extended_code);
     if failure.extended_code == ffi::SQLITE_CONSTRAINT_TRIGGER {
         // The text is the application's own `RAISE`, which may quote the row.
-        return Error::new(ErrorKind::Data, "a trigger refused the row").with_code(code).context(doing);
+        let refused = Error::new(ErrorKind::Data, "a trigger refused the row").with_code(code);
+        return refused.with_rows_at_fault().context(doing);
     }
     let message = message.unwrap_or_else(|| failure.to_string());
     let mapped = Error::new(kind_of(failure.code), lower(&message)).with_code(code);
+    let mapped = if is_of_rows(&failure) { mapped.with_rows_at_fault() } else { mapped };
     let mapped = match remedy_of(failure.code) {
         Some(remedy) => mapped.with_remedy(remedy),
         None => mapped,
@@ -70,6 +72,11 @@ fn lower(message: &str) -> String {
         (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(letters).collect(),
         _ => message.to_owned(),
     }
+}
+
+/// Whether single rows are refused, and others would not be. Foreign keys are checked over all rows of a load.
+fn is_of_rows(failure: &ffi::Error) -> bool {
+    kind_of(failure.code) == ErrorKind::Data && failure.extended_code != ffi::SQLITE_CONSTRAINT_FOREIGNKEY
 }
 
 /// Whether a statement failed because another row has its key or a unique value of it.
@@ -111,6 +118,9 @@ mod tests {
         assert_eq!(failure(ffi::SQLITE_FULL, "x").kind(), ErrorKind::Resource);
         assert_eq!(failure(ffi::SQLITE_BUSY_SNAPSHOT, "x").kind(), ErrorKind::Retriable);
         assert_eq!(failure(ffi::SQLITE_CONSTRAINT_NOTNULL, "x").kind(), ErrorKind::Data);
+        assert!(failure(ffi::SQLITE_CONSTRAINT_NOTNULL, "x").rows_at_fault());
+        assert!(!failure(ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "x").rows_at_fault());
+        assert!(!failure(ffi::SQLITE_FULL, "x").rows_at_fault());
         assert_eq!(failure(ffi::SQLITE_CORRUPT, "x").kind(), ErrorKind::Permanent);
         assert!(failure(ffi::SQLITE_NOTADB, "x").remedy().is_some());
     }

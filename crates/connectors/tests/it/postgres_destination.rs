@@ -7,5 +7,6 @@ mod durable;
 mod fence;
 mod foreign_keys;
 mod measure;
+mod migration;
 mod values;
 mod world;

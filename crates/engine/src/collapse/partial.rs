@@ -17,8 +17,7 @@ impl Collapse {
     pub(super) fn take_arrival(&mut self, place: Place) -> Result<()> {
         let absent = self.absent(place);
         let slot = self.slot(place, KeyOf::New, false)?;
-        let row = Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: true };
-        self.slots[slot].state = State::Live(row);
+        self.slots[slot].state = State::Live(Row { foreign: true, ..Row::new(place, absent) });
         Ok(())
     }
 
@@ -35,8 +34,7 @@ impl Collapse {
         if self.batches[number].old_row(row).is_some() {
             self.take_departure(place)?;
         }
-        let next = Row { row: place, origin: None, absent, earlier: Vec::new(), foreign: true };
-        self.slots[slot].state = State::Live(next);
+        self.slots[slot].state = State::Live(Row { foreign: true, ..Row::new(place, absent) });
         Ok(())
     }
 }

@@ -110,6 +110,13 @@ fn ledger(checkpoint: &Checkpoint, table: &TableSchema) -> Result<Ledger> {
         .with_table(&table.id)
         .with_remedy("let its pipeline finish: run `syncline sync` again"));
     }
+    if checkpoint.letters.values().any(|letter| letter.table == table.id) {
+        return Err(Error::configuration(
+            "rows of the table are set aside as dead letters, which a repair would overtake",
+        )
+        .with_table(&table.id)
+        .with_remedy("retry or discard them first: `syncline dead-letters list NAME`"));
+    }
     // A read may miss what the stream had applied before it was visible at the source. The re-read knows how to tell.
     let native = |&column: &usize| table.columns[column].carriage != Carriage::Typed;
     let can_be_read_again = table.has_row_key() && table.row_key.iter().all(native);

@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use syncline_core::{
-    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
-    Result, RowKey, TableId, TablePhase, Verdict,
+    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, LetterId, Load, LoadKind, Operation, Part,
+    Position, Result, RowKey, TableId, TablePhase, Verdict,
 };
 use syncline_journal::Journal;
 
 use crate::attempt::{Applied, Attempt};
-use crate::collapse::Collapse;
+use crate::collapse::{Collapse, Lines};
 use crate::cut::{Decision, decide};
 use crate::lane::LaneReader;
+use crate::letters::desk::Desk;
+use crate::letters::sift::sift;
+use crate::letters::{self, LETTERS_BYTES_MAX};
 use crate::summary::Sum;
 
 /// Memory a part may take before it is written.
@@ -27,6 +30,15 @@ pub(crate) struct Window<'a> {
     pub(crate) applied: &'a mut Applied,
 }
 
+/// How a load writes its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// At once: a row that is refused fails the load.
+    Usual,
+    /// A load of the same changes was refused for its rows: those at fault are found and set aside.
+    Sift,
+}
+
 /// A load that is ready to commit, or the knowledge that a range has nothing for this lane.
 pub(crate) struct Filled {
     load: Option<Box<dyn Load>>,
@@ -39,6 +51,8 @@ pub(crate) struct Filled {
     rereads: BTreeMap<TableId, Vec<RowKey>>,
     newest_commit_us: i64,
     transactions: Vec<(TableId, Vec<u64>)>,
+    /// Letters that come and go with it.
+    letters: Vec<Change>,
 }
 
 /// Takes what waits for a lane, up to the byte target. `None`: nothing waits.
@@ -49,9 +63,10 @@ pub(crate) async fn fill(
     apart: &BTreeSet<TableId>,
     mut window: Option<Window<'_>>,
     limit: Option<&Position>,
+    care: Care,
 ) -> Result<Option<Filled>> {
     let Some(end) = lane.range(journal, limit).await? else { return Ok(None) };
-    let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone(), end);
+    let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone(), end, care);
     while let Some(entry) = lane.next(&filler.to).await? {
         for batch in entry.batches.iter().filter(|batch| lane.takes(batch, apart)) {
             filler.take(&entry, batch, window.as_mut()).await?;
@@ -103,10 +118,15 @@ struct Filler<'a> {
     rereads: BTreeMap<TableId, Vec<RowKey>>,
     newest_commit_us: i64,
     transactions: Vec<(TableId, Vec<u64>)>,
+    care: Care,
+    /// Whether changes are judged by a ledger: rows cannot be set aside then.
+    judged: bool,
+    /// Letters of the tables in this load.
+    desks: BTreeMap<TableId, Desk>,
 }
 
 impl<'a> Filler<'a> {
-    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position, to: Position) -> Self {
+    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position, to: Position, care: Care) -> Self {
         Self {
             attempt,
             lane,
@@ -121,6 +141,9 @@ impl<'a> Filler<'a> {
             rereads: BTreeMap::new(),
             newest_commit_us: 0,
             transactions: Vec::new(),
+            care,
+            judged: false,
+            desks: BTreeMap::new(),
         }
     }
 
@@ -151,6 +174,7 @@ impl<'a> Filler<'a> {
             }
             _ => None,
         };
+        self.judged |= decisions.is_some();
         let applied = transactions_of(entry, batch);
         match window {
             Some(window) => window.applied.add(applied),
@@ -160,7 +184,9 @@ impl<'a> Filler<'a> {
             self.flush().await?;
         }
         self.versions.insert(id.clone(), batch.table.version);
+        let letters = self.take_up(batch, decisions.as_deref())?;
         let part = self.parts.entry(id.clone()).or_insert_with(|| Collapse::new(Arc::clone(&batch.table)));
+        part.seed(letters)?;
         part.push(batch.clone(), decisions.as_deref()).map_err(|error| error.with_table(id))?;
         if self.parts.values().map(Collapse::bytes).sum::<usize>() >= PART_BYTES_MAX {
             self.flush().await?;
@@ -177,24 +203,115 @@ impl<'a> Filler<'a> {
             self.sum.skipped += collapsed.skipped;
             self.surplus += collapsed.surplus;
             if !collapsed.rereads.is_empty() {
-                self.rereads.entry(id).or_default().extend(collapsed.rereads);
+                self.rereads.entry(id.clone()).or_default().extend(collapsed.rereads);
             }
-            let Some(batch) = collapsed.batch else { continue };
-            self.rows += batch.len() as u64;
-            if self.load.is_none() {
-                let kind = LoadKind::Changes { from: self.from.clone(), to: self.to.clone() };
-                self.load = Some(self.attempt.begin(self.lane.clone(), kind).await?);
+            if let Some(waiting) = collapsed.waiting {
+                let (attempt, to) = (self.attempt, self.to.clone());
+                self.desk(&id)?.put_behind(&waiting, &to, &|| attempt.next_letter())?;
+                self.require_room(&id, None)?;
             }
-            if let Some(load) = &mut self.load {
-                load.write(Part::Changes(batch)).await?;
+            if let Some(lines) = collapsed.batch {
+                self.write(&id, lines).await?;
             }
         }
         Ok(())
     }
 
+    async fn write(&mut self, table: &TableId, lines: Lines) -> Result<()> {
+        let room = self.room();
+        let sifts = (self.care == Care::Sift || lines.letters.iter().any(Option::is_some))
+            && self.may_set_aside(&lines.batch);
+        if self.load.is_none() {
+            let kind = LoadKind::Changes { from: self.from.clone(), to: self.to.clone() };
+            self.load = Some(self.attempt.begin(self.lane.clone(), kind).await?);
+        }
+        let Some(load) = &mut self.load else { return Ok(()) };
+        if !sifts {
+            self.rows += lines.batch.len() as u64;
+            return load.write(Part::Changes(lines.batch)).await;
+        }
+        let sifted = sift(load.as_mut(), &lines, room).await?;
+        self.rows += sifted.written;
+        let last = sifted.refused.last().map(|(_, refusal)| refusal.reason.clone());
+        let (attempt, to) = (self.attempt, self.to.clone());
+        self.desk(table)?.put_refused(&lines, sifted.refused, &to, &|| attempt.next_letter())?;
+        self.require_room(table, last.as_deref())
+    }
+
+    fn may_set_aside(&self, batch: &ChangeBatch) -> bool {
+        let allowed = self.attempt.context.pipeline.dead_letters_max > 0;
+        allowed && !self.judged && batch.table.has_row_key()
+    }
+
+    /// Takes up the letters that changes are about.
+    fn take_up(
+        &mut self,
+        batch: &ChangeBatch,
+        decisions: Option<&[Decision]>,
+    ) -> Result<Vec<(LetterId, ChangeBatch)>> {
+        let id = &batch.table.id;
+        if !self.desks.contains_key(id) {
+            let Some(desk) = self.attempt.desk(id)? else { return Ok(Vec::new()) };
+            self.desks.insert(id.clone(), desk);
+        }
+        self.desk(id)?.take_up(batch, decisions)
+    }
+
+    fn desk(&mut self, table: &TableId) -> Result<&mut Desk> {
+        if !self.desks.contains_key(table) {
+            self.desks.insert(table.clone(), Desk::open(table, [])?);
+        }
+        self.desks.get_mut(table).ok_or_else(|| Error::bug("a table without its letters"))
+    }
+
+    /// Letters that stand before this load, and as it is so far.
+    fn standing(&self) -> (usize, usize) {
+        let checkpoint = self.attempt.checkpoint();
+        let elsewhere =
+            checkpoint.letters.values().filter(|letter| !self.desks.contains_key(&letter.table)).count();
+        (checkpoint.letters.len(), elsewhere + self.desks.values().map(Desk::len).sum::<usize>())
+    }
+
+    /// How many rows may still be set aside.
+    fn room(&self) -> usize {
+        let (before, now) = self.standing();
+        before.max(self.attempt.context.pipeline.dead_letters_max).saturating_sub(now)
+    }
+
+    /// Refuses to set aside more than may be. Letters of earlier runs stay whatever the bound is now.
+    fn require_room(&self, table: &TableId, reason: Option<&str>) -> Result<()> {
+        let max = self.attempt.context.pipeline.dead_letters_max;
+        let (before, now) = self.standing();
+        if now > max.max(before) {
+            return Err(letters::too_many(table, max, reason));
+        }
+        if self.desks.values().map(Desk::bytes).sum::<usize>() > LETTERS_BYTES_MAX {
+            return Err(letters::too_large(table));
+        }
+        Ok(())
+    }
+
+    /// Tries once more what was refused, and makes the rest part of the load.
+    async fn close_desks(&mut self) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for (_, mut desk) in std::mem::take(&mut self.desks) {
+            if let Some(load) = &mut self.load {
+                self.rows += letters::reconsider(load.as_mut(), &mut desk).await?;
+            }
+            let outcome = desk.close()?;
+            self.sum.read += outcome.taken_up;
+            self.sum.letters += outcome.set_aside;
+            self.sum.superseded += outcome.superseded;
+            changes.extend(outcome.changes);
+        }
+        Ok(changes)
+    }
+
     async fn finish(mut self) -> Result<Filled> {
         self.flush().await?;
+        let letters = self.close_desks().await?;
         Ok(Filled {
+            letters,
             load: self.load,
             from: self.from,
             to: self.to,
@@ -277,7 +394,8 @@ impl Filled {
             .rereads
             .iter()
             .map(|(table, keys)| Change::AddReread { table: table.clone(), keys: keys.clone() });
-        let changes = std::iter::once(advance).chain(rereads).chain(extra).collect();
+        warn_of(&self.letters);
+        let changes = std::iter::once(advance).chain(rereads).chain(self.letters).chain(extra).collect();
         let delta = Delta { changes, reread_missing: true };
         let mut sum = self.sum;
         sum.applied += self.rows - self.surplus;
@@ -300,6 +418,7 @@ impl Filled {
             total.superseded += sum.superseded + counts.rereads;
             total.skipped += sum.skipped;
             total.let_go += sum.let_go;
+            total.letters += sum.letters;
             total.applied += applied;
             total.unchanged += unchanged;
         });
@@ -312,5 +431,16 @@ impl Filled {
             attempt.context.board.loaded(self.newest_commit_us);
         }
         Ok(())
+    }
+}
+
+/// Says which rows are set aside for the first time.
+fn warn_of(letters: &[Change]) {
+    for change in letters {
+        if let Change::PutLetter { id, letter } = change
+            && letter.attempts == 1
+        {
+            tracing::warn!(letter = %id, table = %letter.table, reason = letter.reason, "a row is set aside");
+        }
     }
 }

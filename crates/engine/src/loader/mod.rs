@@ -21,8 +21,9 @@ use syncline_journal::{Journal, Need};
 
 use crate::attempt::Attempt;
 use crate::lane::LaneReader;
+use crate::letters::retry;
 use crate::loader::closing::{Closing, Task};
-use crate::loader::fill::Filled;
+use crate::loader::fill::{Care, Filled};
 use crate::loader::pressure::Pressure;
 use crate::progress::Phase;
 use crate::summary::Sum;
@@ -100,6 +101,7 @@ impl Loader {
 
     async fn run(&mut self) -> Result<()> {
         self.resume_joining();
+        self.retry_letters().await?;
         loop {
             self.attempt.watch.turn(&self.main.passed);
             if self.attempt.context.control.draining().is_cancelled() {
@@ -148,21 +150,62 @@ impl Loader {
         // journal must still join every lane to the source without a gap and without cutting an entry.
         self.journal.set_urgent(!self.apart.is_empty());
         let limit = if self.apart.is_empty() { None } else { Some(self.journal.durable().borrow().clone()) };
+        let loaded = match self.load_range(limit.as_ref(), Care::Usual).await {
+            Err(error) if self.attempt.may_set_aside(&error) => {
+                self.main.rewind(&self.journal);
+                self.load_range(limit.as_ref(), Care::Sift).await
+            }
+            loaded => loaded,
+        };
+        match loaded {
+            Err(error) => self.set_apart(error).await,
+            loaded => loaded,
+        }
+    }
+
+    async fn load_range(&mut self, limit: Option<&Position>, care: Care) -> Result<bool> {
         let attempt = Arc::clone(&self.attempt);
         let apart = self.apart_ids();
-        let filled = fill::fill(&attempt, &self.journal, &mut self.main, &apart, None, limit.as_ref()).await;
-        let filled = match filled {
-            Ok(filled) => filled,
-            Err(error) => return self.set_apart(error).await,
+        let filled = fill::fill(&attempt, &self.journal, &mut self.main, &apart, None, limit, care).await?;
+        match filled {
+            None => Ok(false),
+            Some(filled) if filled.is_progress() => Ok(true),
+            Some(filled) => self.commit_main(filled).await.map(|()| true),
+        }
+    }
+
+    /// Tries the letters of earlier runs again, before anything that comes after them.
+    async fn retry_letters(&mut self) -> Result<()> {
+        let attempt = Arc::clone(&self.attempt);
+        let context = &attempt.context;
+        let checkpoint = attempt.checkpoint().clone();
+        let tables = retry::ready(&checkpoint);
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let retried =
+            retry::retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
+        let retried = match retried.await {
+            // If something is the matter with the table, the changes that follow will tell.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Data | ErrorKind::Configuration | ErrorKind::Permanent
+                ) =>
+            {
+                tracing::warn!(error = %error, "dead letters could not be tried again");
+                return Ok(());
+            }
+            retried => retried?,
         };
-        let Some(filled) = filled else { return Ok(false) };
-        if filled.is_progress() {
-            return Ok(true);
-        }
-        match self.commit_main(filled).await {
-            Ok(()) => Ok(true),
-            Err(error) => self.set_apart(error).await,
-        }
+        let Some(retried) = retried else { return Ok(()) };
+        attempt.commit(retried.load, &retried.delta).await?;
+        tracing::info!(loaded = retried.loaded, left = retried.left, "dead letters were tried again");
+        context.board.tally(|sum| {
+            sum.read += retried.loaded;
+            sum.applied += retried.loaded;
+        });
+        Ok(())
     }
 
     async fn commit_main(&mut self, filled: Filled) -> Result<()> {

@@ -13,6 +13,7 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use crate::attempt::Applied;
 use crate::loader::Loader;
 use crate::loader::closing::Task;
+use crate::loader::fill::Care;
 
 /// Part of the budget that waiting lanes may pin.
 const SHARE: u64 = 4;
@@ -56,7 +57,7 @@ impl Loader {
             return Ok(false);
         }
         self.commit_progress().await?;
-        while self.load_apart(&table, Some(&mut held)).await? {}
+        while self.load_apart(&table, Some(&mut held), Care::Usual).await? {}
         self.retain().await?;
         Ok(true)
     }

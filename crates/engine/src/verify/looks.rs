@@ -45,6 +45,8 @@ pub(super) struct Candidate {
 pub(super) struct Judged {
     pub(super) drift: Vec<Drifted>,
     pub(super) undecided: u64,
+    /// Rows that wait as dead letters.
+    pub(super) set_aside: u64,
     /// What the two sides have of the first drifted rows, to be shown.
     pub(super) source: Rows,
     pub(super) destination: Rows,
@@ -61,6 +63,8 @@ enum Verdict {
     Equal,
     /// With what the source and the destination have.
     Drift(Copies, Copies),
+    /// The destination refused it, which is told elsewhere.
+    SetAside,
     Again,
 }
 
@@ -132,6 +136,7 @@ impl Looks<'_> {
                     match verdict {
                         Verdict::Equal => {}
                         Verdict::Again => again.push(candidate),
+                        Verdict::SetAside => judged.set_aside += 1,
                         Verdict::Drift(source, destination) => {
                             judged.add(candidate, source, destination, self.samples_max);
                         }
@@ -169,6 +174,7 @@ impl Looks<'_> {
         self.pass_end().await?;
         let saw_all = self.saw(&first.marks, &applied)? && self.saw(&second.marks, &applied_since)?;
         let listed = self.attempt.table_state(&self.table.id).map(|state| state.rereads).unwrap_or_default();
+        let set_aside = self.attempt.keys_set_aside(&self.table.id);
         let mut second = second.rows;
         let (mut first, mut there) = (first.rows, there.rows);
         let verdicts = candidates.iter().map(|candidate| {
@@ -177,6 +183,8 @@ impl Looks<'_> {
             let is_moving = watch.is_touched(&candidate.row_key) || listed.contains(&candidate.row_key);
             if source == destination || (!again.is_empty() && again == destination) {
                 Verdict::Equal
+            } else if set_aside.contains(&candidate.row_key) {
+                Verdict::SetAside
             } else if saw_all && !is_moving && source == again {
                 Verdict::Drift(source, destination)
             } else {

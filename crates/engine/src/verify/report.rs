@@ -37,6 +37,9 @@ pub struct TableVerified {
     pub too_many: Option<u64>,
     /// Rows that changed at every look.
     pub undecided: u64,
+    /// Rows that differ because they are set aside as dead letters. They are no drift.
+    #[serde(default)]
+    pub set_aside: u64,
     /// Of the drift, rows that were read again and are equal now.
     pub repaired: u64,
     /// Why nothing was repaired, though that was asked for.
@@ -60,6 +63,7 @@ impl TableVerified {
             drift: Counts::default(),
             too_many: None,
             undecided: 0,
+            set_aside: 0,
             repaired: 0,
             refused: None,
             skipped: None,

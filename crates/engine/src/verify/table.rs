@@ -56,6 +56,7 @@ pub(super) async fn verify(
     };
     report.drift = judged.counts();
     report.undecided = judged.undecided + beyond;
+    report.set_aside = judged.set_aside;
     report.samples = comparison.differences(&judged.source, &judged.destination)?;
     if judged.drift.is_empty() {
         return Ok(report);

@@ -1,6 +1,7 @@
 //! The engine against the in-memory pair: plain runs, windows, faults, stops, and thousands of seeds.
 
 mod faults;
+mod letters;
 mod plain;
 mod seeds;
 mod stops;

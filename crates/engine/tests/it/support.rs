@@ -105,6 +105,7 @@ pub(crate) fn pipeline(
         follow: false,
         journal_dir: dir.join("journal"),
         journal_budget_bytes: 64 << 20,
+        dead_letters_max: 100,
         retry: RetryPolicy {
             delay_min: Duration::from_millis(1),
             delay_max: Duration::from_millis(5),

@@ -196,7 +196,9 @@ pub(crate) fn check_unique(table: &StoredTable) -> Result<()> {
             let value: Row = index.iter().map(|&column| row[column].clone()).collect();
             if value.iter().all(Option::is_some) && !seen.insert(value) {
                 return Err(Error::new(ErrorKind::Data, "two rows with one unique value")
-                    .with_table(&table.schema.id));
+                    .with_code("duplicate")
+                    .with_table(&table.schema.id)
+                    .with_rows_at_fault());
             }
         }
     }

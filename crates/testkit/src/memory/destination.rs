@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use syncline_core::{
-    Checkpoint, Destination, DestinationSession, Durable, Error, Family, Finding, Holder, LoadIdentity,
-    PipelineName, Result, SchemaMap, TableId, TableSchema,
+    Checkpoint, Destination, DestinationSession, Durable, Error, Family, Finding, Holder, Letter, LetterId,
+    LoadIdentity, PipelineName, Result, SchemaMap, TableId, TableSchema,
 };
 
 use super::database::{Database, TableDefinition};
@@ -321,6 +321,10 @@ impl Destination for MemoryDestination {
             stored.pipelines.iter().find(|(_, b)| loads(b)).map(|(name, _)| (table.clone(), name.clone()))
         };
         Ok(tables.iter().filter_map(owner).collect())
+    }
+
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        Ok(self.checkpoint_of(pipeline).map(|checkpoint| checkpoint.letters).unwrap_or_default())
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

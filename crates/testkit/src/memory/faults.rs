@@ -4,18 +4,21 @@
 //! ([`Pass::leave`]). Nothing is held across these but what the step itself needs, so a test may drop a held call.
 //!
 //! Two faults concern a table and no step: its changes can no longer be decoded ([`Faults::stop_table`]), or are refused
-//! ([`Faults::refuse_table`]).
+//! ([`Faults::refuse_table`]). One concerns rows: those of which a column has a value are refused, as by a check constraint
+//! ([`Faults::refuse_rows`]).
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use syncline_core::{Error, ErrorKind, Result, TableId};
+use syncline_core::{Error, ErrorKind, Result, RowKey, TableId};
 use tokio::sync::watch;
 
+use super::destination::StoredTable;
 use super::lock;
 use super::random::Random;
+use super::rows::{Row, TableRows, Value};
 
 /// A place where a call of the pair may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +53,8 @@ pub enum Step {
     Begin,
     /// `Load::write`.
     Write,
+    /// `Load::offer`.
+    Offer,
     /// `Load::commit`.
     Commit,
     /// `DestinationSession::finish`.
@@ -58,7 +63,7 @@ pub enum Step {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Discover,
         Self::Plan,
         Self::Read,
@@ -74,6 +79,7 @@ impl Step {
         Self::Prepare,
         Self::Begin,
         Self::Write,
+        Self::Offer,
         Self::Commit,
         Self::Finish,
     ];
@@ -146,6 +152,7 @@ struct Script {
     seeded: Option<Seeded>,
     undecodable: HashMap<TableId, u64>,
     refused: HashMap<TableId, ErrorKind>,
+    checks: Vec<(TableId, usize, Value)>,
     injected: u64,
 }
 
@@ -201,6 +208,11 @@ impl Faults {
         lock(&self.0).refused.insert(table.clone(), kind);
     }
 
+    /// At the destination: no row of this table that is written may have this value in this column, until [`Faults::clear`]. The error says that rows are at fault.
+    pub fn refuse_rows(&self, table: &TableId, column: usize, value: Value) {
+        lock(&self.0).checks.push((table.clone(), column, value));
+    }
+
     /// Ends all faults; calls that are held stay so until their hold is released.
     pub fn clear(&self) {
         let mut script = lock(&self.0);
@@ -209,6 +221,7 @@ impl Faults {
         script.seeded = None;
         script.undecodable.clear();
         script.refused.clear();
+        script.checks.clear();
     }
 
     /// Whether a change of this table that ends at this place of the log cannot be decoded.
@@ -223,6 +236,28 @@ impl Faults {
         script.injected += 1;
         let error = Error::new(kind, "scripted fault: the table is refused").with_table(table);
         Err(error.with_remedy("take the fault away, then run again"))
+    }
+
+    /// Refuses a table with a row that was not there before and must not be.
+    pub(crate) fn check_rows(&self, table: &StoredTable, before: Option<&TableRows>) -> Result<()> {
+        let mut script = lock(&self.0);
+        let id = &table.schema.id;
+        let is_bad =
+            |row: &Row| script.checks.iter().any(|(of, column, value)| of == id && row[*column] == *value);
+        let stood = |key: &RowKey, row: &Arc<Row>| match before {
+            Some(TableRows::Keyed(before)) => before.get(key).is_some_and(|before| Arc::ptr_eq(before, row)),
+            _ => false,
+        };
+        let bad = match table.rows.as_ref() {
+            TableRows::Keyed(rows) => rows.iter().any(|(key, row)| is_bad(row) && !stood(key, row)),
+            TableRows::Bag(rows) => rows.iter().any(|row| is_bad(row)),
+        };
+        if !bad {
+            return Ok(());
+        }
+        script.injected += 1;
+        let error = Error::new(ErrorKind::Data, "scripted fault: a row is refused").with_code("check");
+        Err(error.with_table(id).with_rows_at_fault())
     }
 
     /// Faults that have happened.

@@ -134,6 +134,7 @@ fn alone(identity: &LoadIdentity) -> Option<String> {
             Some(format!("{} chunk {table} {n}", identity.pipeline))
         }
         LoadKind::Repair { table, .. } => Some(format!("{} repair {table}", identity.pipeline)),
+        LoadKind::Letters => Some(format!("{} letters", identity.pipeline)),
         LoadKind::Bookkeeping => None,
     }
 }
@@ -212,6 +213,23 @@ impl Load for OpenLoad {
         faults.around(Step::Write, write).await
     }
 
+    async fn offer(&mut self, part: Part) -> Result<Option<Error>> {
+        let faults = self.inner.faults.clone();
+        let offer = || {
+            verify::part(&self.identity, &part)?;
+            self.inner.faults.take_part(&schema_of(&part).id)?;
+            self.parts.push(part);
+            match self.try_parts() {
+                Err(error) if error.rows_at_fault() => {
+                    let _ = self.parts.pop();
+                    Ok(Some(error))
+                }
+                tried => tried.map(|()| None),
+            }
+        };
+        faults.around(Step::Offer, offer).await
+    }
+
     async fn commit(mut self: Box<Self>, delta: &Delta) -> Result<Durable> {
         let faults = self.inner.faults.clone();
         faults.around(Step::Commit, || self.commit_now(delta)).await
@@ -219,6 +237,32 @@ impl Load for OpenLoad {
 }
 
 impl OpenLoad {
+    /// What all parts so far would do, without doing it.
+    fn try_parts(&self) -> Result<()> {
+        let stored = self.inner.stored();
+        let (mut changed, mut durable) = (BTreeMap::new(), Durable::default());
+        let delta = Delta { changes: Vec::new(), reread_missing: true };
+        for part in &self.parts {
+            self.apply(&stored, &mut changed, part.clone(), &delta, &mut durable)?;
+        }
+        self.check_tables(&stored, &changed)
+    }
+
+    /// Unique indexes, and the checks that the faults' script put on tables.
+    fn check_tables(
+        &self,
+        stored: &Stored,
+        changed: &BTreeMap<syncline_core::TableId, StoredTable>,
+    ) -> Result<()> {
+        for (id, table) in changed {
+            if table.indexes_built {
+                super::apply::check_unique(table)?;
+            }
+            self.inner.faults.check_rows(table, stored.tables.get(id).map(|before| before.rows.as_ref()))?;
+        }
+        Ok(())
+    }
+
     fn commit_now(&mut self, delta: &Delta) -> Result<Durable> {
         let parts = std::mem::take(&mut self.parts);
         let mut stored = self.inner.stored();
@@ -233,9 +277,7 @@ impl OpenLoad {
         for part in parts {
             self.apply(&stored, &mut changed, part, delta, &mut durable)?;
         }
-        for table in changed.values().filter(|table: &&StoredTable| table.indexes_built) {
-            super::apply::check_unique(table)?;
-        }
+        self.check_tables(&stored, &changed)?;
         if !durable.rereads.is_empty() {
             after.apply(&reread_delta(&durable))?;
         }

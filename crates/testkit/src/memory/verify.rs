@@ -34,7 +34,7 @@ fn changes(identity: &LoadIdentity, batch: &ChangeBatch) -> Result<()> {
     let table = &batch.table;
     let batch = batch.clone().check()?;
     match identity.kind {
-        LoadKind::Changes { .. } | LoadKind::Reread { .. } | LoadKind::Repair { .. } => {}
+        LoadKind::Changes { .. } | LoadKind::Reread { .. } | LoadKind::Repair { .. } | LoadKind::Letters => {}
         LoadKind::Chunk { .. } | LoadKind::Bookkeeping => {
             return Err(bug("changes in a load of another kind", table));
         }
@@ -101,8 +101,18 @@ pub(crate) fn load(
         LoadKind::Bookkeeping if delta.changes.is_empty() => {
             Err(Error::bug(format!("a load without a delta: {identity}")))
         }
+        LoadKind::Letters => letters_load(identity, delta),
         LoadKind::Repair { .. } | LoadKind::Bookkeeping => Ok(()),
     }
+}
+
+/// A load of letters changes nothing but letters.
+fn letters_load(identity: &LoadIdentity, delta: &Delta) -> Result<()> {
+    let fits = |change: &Change| matches!(change, Change::PutLetter { .. } | Change::RemoveLetter { .. });
+    if !delta.changes.is_empty() && delta.changes.iter().all(fits) {
+        return Ok(());
+    }
+    Err(Error::bug(format!("a load of letters that changes something else: {identity}")))
 }
 
 fn changes_load(identity: &LoadIdentity, from: &Position, to: &Position, delta: &Delta) -> Result<()> {

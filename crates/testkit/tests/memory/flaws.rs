@@ -9,10 +9,10 @@ use arrow_array::{ArrayRef, RecordBatch};
 use async_trait::async_trait;
 use syncline_core::{
     Carry, ChangeBatch, ChangeStream, Checkpoint, Chunk, ChunkPlan, ChunkRead, Column, Cut, CutPlan, Delta,
-    Destination, DestinationSession, Durable, Family, Finding, FinishStep, Guarantee, Holder, Load,
-    LoadIdentity, Origin, Part, PipelineName, Position, Prepare, Prepared, ReadMark, Result, Retained,
-    SchemaMap, Selection, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, TableId,
-    TableSchema, TableState, Transaction, Verdict,
+    Destination, DestinationSession, Durable, Error, Family, Finding, FinishStep, Guarantee, Holder, Letter,
+    LetterId, Load, LoadIdentity, Origin, Part, PipelineName, Position, Prepare, Prepared, ReadMark, Result,
+    Retained, SchemaMap, Selection, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams,
+    TableId, TableSchema, TableState, Transaction, Verdict,
 };
 use syncline_testkit::conformance::destination::{DestinationFixture, DestinationHarness, Encode};
 use syncline_testkit::conformance::source::{OpenWrite, SourceFixture, SourceHarness, SourceOffers};
@@ -326,6 +326,8 @@ enum Miss {
     Rereads,
     /// `prepare` without a mode takes everything.
     Refusal,
+    /// A part that is refused is said to be written.
+    Offer,
 }
 
 struct Missing<T> {
@@ -358,6 +360,9 @@ impl Destination for Missing<Arc<dyn Destination>> {
     }
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {
         self.inner.drop_pipeline(pipeline).await
+    }
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        self.inner.letters(pipeline).await
     }
 }
 
@@ -406,6 +411,16 @@ impl Load for MissingLoad {
         }
         self.parts.push(part);
         Ok(())
+    }
+    async fn offer(&mut self, part: Part) -> Result<Option<Error>> {
+        if self.miss == Miss::Offer {
+            self.inner.write(part).await?;
+            return Ok(None);
+        }
+        for part in self.parts.drain(..) {
+            self.inner.write(part).await?;
+        }
+        self.inner.offer(part).await
     }
     async fn commit(mut self: Box<Self>, delta: &Delta) -> Result<Durable> {
         let mut delta = delta.clone();
@@ -478,6 +493,7 @@ async fn flaws_of_a_destination_are_caught() {
     destination_fails(Miss::LastPart, "chunk::many_parts_are_one_commit").await;
     destination_fails(Miss::Order, "changes::parts_apply_in_order").await;
     destination_fails(Miss::Counts, "changes::unchanged_rows_are_counted_and_left_alone").await;
+    destination_fails(Miss::Offer, "letters::a_part_that_is_refused_leaves_the_load_as_it_was").await;
     destination_fails(Miss::Memory, "checkpoint::everything_in_a_delta_is_remembered").await;
     destination_fails(Miss::Rereads, "changes::rows_without_an_origin_are_read_again").await;
     destination_fails(Miss::Refusal, "prepare::a_table_with_rows_is_refused_untouched").await;

@@ -12,6 +12,7 @@
 //! | `diff` | what differs is found, and nothing else |
 //! | `repair` | what differs is written, as far as the guard lets pass |
 //! | `circle` | two pipelines over the same table come to rest |
+//! | `letters` | rows that the destination refuses are set aside, and come when they may |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
@@ -21,6 +22,7 @@
 mod addresses;
 mod circle;
 mod diff;
+mod letters;
 mod memory;
 mod pair;
 mod plain;

@@ -13,14 +13,25 @@ use tokio_postgres::{Client, Row};
 
 use super::super::error::from_client;
 use super::delta::Refusal;
+use super::letters;
 
 /// Format of the bookkeeping that this version reads and writes.
-const FORMAT: i32 = 2;
+const FORMAT: i32 = 3;
 
-/// What makes the format from the one before.
+/// What makes format 2 from format 1: parts of tables.
 const FROM_FORMAT_1: &str = "
 ALTER TABLE syncline.tables ADD COLUMN IF NOT EXISTS parts text, ADD COLUMN IF NOT EXISTS joining text;
 UPDATE syncline.format SET version = 2;
+";
+
+/// What makes format 3 from format 2: dead letters.
+const FROM_FORMAT_2: &str = "
+CREATE TABLE IF NOT EXISTS syncline.letters (
+    pipeline text NOT NULL, id int8 NOT NULL, schema text NOT NULL, name text NOT NULL, position bytea NOT NULL,
+    keys bytea NOT NULL, reason text NOT NULL, code text, attempts int8 NOT NULL, first_at_ms int8 NOT NULL,
+    last_at_ms int8 NOT NULL, change bytea NOT NULL, PRIMARY KEY (pipeline, id)
+);
+UPDATE syncline.format SET version = 3;
 ";
 
 /// Serialises whoever makes or removes the bookkeeping.
@@ -56,6 +67,11 @@ CREATE TABLE IF NOT EXISTS syncline.rereads (
     -- A key may be longer than what fits in an index.
     key_hash bytea NOT NULL GENERATED ALWAYS AS (sha256(key)) STORED, PRIMARY KEY (pipeline, schema, name, key_hash)
 );
+CREATE TABLE IF NOT EXISTS syncline.letters (
+    pipeline text NOT NULL, id int8 NOT NULL, schema text NOT NULL, name text NOT NULL, position bytea NOT NULL,
+    keys bytea NOT NULL, reason text NOT NULL, code text, attempts int8 NOT NULL, first_at_ms int8 NOT NULL,
+    last_at_ms int8 NOT NULL, change bytea NOT NULL, PRIMARY KEY (pipeline, id)
+);
 CREATE TABLE IF NOT EXISTS syncline.set_aside (
     pipeline text NOT NULL, schema text NOT NULL, name text NOT NULL, step text NOT NULL, object text NOT NULL,
     owner_schema text NOT NULL, owner_name text NOT NULL, statement text NOT NULL,
@@ -67,10 +83,11 @@ BEGIN
         RAISE EXCEPTION 'the checkpoint is not where this commit expects it' USING ERRCODE = 'SYM01';
     END IF;
 END $$;
-INSERT INTO syncline.format (version) SELECT 2 WHERE NOT EXISTS (SELECT FROM syncline.format);
+INSERT INTO syncline.format (version) SELECT 3 WHERE NOT EXISTS (SELECT FROM syncline.format);
 ";
 
-const TABLES: [&str; 7] = ["format", "pipelines", "lanes", "tables", "chunks", "rereads", "set_aside"];
+const TABLES: [&str; 8] =
+    ["format", "pipelines", "lanes", "tables", "chunks", "rereads", "letters", "set_aside"];
 
 /// Makes the bookkeeping if it is absent, and this pipeline's row in it.
 ///
@@ -85,7 +102,11 @@ pub(super) async fn ensure(client: &Client, pipeline: &PipelineName) -> Result<(
     client.batch_execute(LOCK).await.map_err(failed)?;
     match format(client).await? {
         Some(FORMAT) => {}
-        Some(1) => client.batch_execute(FROM_FORMAT_1).await.map_err(failed)?,
+        Some(1) => {
+            client.batch_execute(FROM_FORMAT_1).await.map_err(failed)?;
+            client.batch_execute(FROM_FORMAT_2).await.map_err(failed)?;
+        }
+        Some(2) => client.batch_execute(FROM_FORMAT_2).await.map_err(failed)?,
         None => client.batch_execute(CREATE).await.map_err(failed)?,
         Some(other) => {
             return Err(Error::configuration(format!(
@@ -120,7 +141,7 @@ pub(super) async fn forget(client: &Client, pipeline: &PipelineName) -> Result<(
     let failed = |error| from_client(error, "forgetting a pipeline");
     client.batch_execute("BEGIN").await.map_err(failed)?;
     client.batch_execute(LOCK).await.map_err(failed)?;
-    for table in ["lanes", "tables", "chunks", "rereads", "set_aside"] {
+    for table in ["lanes", "tables", "chunks", "rereads", "letters", "set_aside"] {
         let delete = format!("DELETE FROM syncline.{table} WHERE pipeline = $1");
         client.execute(&delete, &[&pipeline.as_str()]).await.map_err(failed)?;
     }
@@ -175,6 +196,7 @@ pub(super) async fn checkpoint(client: &Client, pipeline: &PipelineName, fence: 
         lanes: lanes_of(&client.query(lanes, &[&name]).await.map_err(failed)?)?,
         tables: tables_of(&client.query(tables, &[&name]).await.map_err(failed)?)?,
         origin: row.get(1),
+        letters: letters::read(client, pipeline).await?,
     };
     for row in client.query(chunks, &[&name]).await.map_err(failed)? {
         add_chunk(&mut checkpoint.tables, &row)?;

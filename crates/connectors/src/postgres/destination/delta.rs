@@ -6,8 +6,8 @@
 
 use bytes::{BufMut, BytesMut};
 use syncline_core::{
-    Change, ChunkEntry, Delta, Error, ErrorKind, Misfit, PipelineName, Position, Result, RowKey, SchemaMap,
-    TableId, TablePhase,
+    Change, ChunkEntry, Delta, Error, ErrorKind, Letter, LetterId, Misfit, PipelineName, Position, Result,
+    RowKey, SchemaMap, TableId, TablePhase,
 };
 
 use super::flight::Param;
@@ -38,7 +38,8 @@ const RESET: &str = "WITH touched AS (UPDATE syncline.tables SET phase = 'snapsh
         WHERE pipeline = $1 AND schema = $2 AND name = $3 AND phase IS NOT NULL AND generation = $4::int8 - 1 \
         RETURNING 1), \
     chunks AS (DELETE FROM syncline.chunks WHERE pipeline = $1 AND schema = $2 AND name = $3), \
-    rereads AS (DELETE FROM syncline.rereads WHERE pipeline = $1 AND schema = $2 AND name = $3) \
+    rereads AS (DELETE FROM syncline.rereads WHERE pipeline = $1 AND schema = $2 AND name = $3), \
+    letters AS (DELETE FROM syncline.letters WHERE pipeline = $1 AND schema = $2 AND name = $3) \
     SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
 const ADD_REREAD: &str = "WITH owner AS MATERIALIZED (SELECT 1 FROM syncline.tables WHERE pipeline = $1 \
         AND schema = $2 AND name = $3 AND phase IS NOT NULL FOR SHARE), \
@@ -54,6 +55,18 @@ const PARTS: &str = "WITH touched AS (UPDATE syncline.tables SET parts = $4, joi
         WHERE pipeline = $1 AND schema = $2 AND name = $3 AND phase IS NOT NULL RETURNING 1) \
     SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
 const ORIGIN: &str = "UPDATE syncline.pipelines SET origin = $2 WHERE name = $1";
+const PUT_LETTER: &str = "WITH owner AS MATERIALIZED (SELECT 1 FROM syncline.tables WHERE pipeline = $1 \
+        AND schema = $2 AND name = $3 AND phase IS NOT NULL FOR SHARE), \
+    touched AS (INSERT INTO syncline.letters AS l (pipeline, schema, name, id, position, keys, reason, code, attempts, \
+            first_at_ms, last_at_ms, change) \
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM owner \
+        ON CONFLICT (pipeline, id) DO UPDATE SET position = excluded.position, keys = excluded.keys, \
+            reason = excluded.reason, code = excluded.code, attempts = excluded.attempts, \
+            first_at_ms = excluded.first_at_ms, last_at_ms = excluded.last_at_ms, change = excluded.change \
+            WHERE l.schema = excluded.schema AND l.name = excluded.name RETURNING 1) \
+    SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
+const REMOVE_LETTER: &str = "WITH touched AS (DELETE FROM syncline.letters WHERE pipeline = $1 AND id = $2 RETURNING 1) \
+    SELECT syncline.require((SELECT count(*) FROM touched) = 1)";
 /// Shared, so that parallel chunks do not wait for each other; a new holder's `fence + 1` waits for all of them.
 const FENCE: &str = "WITH held AS MATERIALIZED (SELECT 1 FROM syncline.pipelines WHERE name = $1 AND fence = $2 \
     FOR SHARE) SELECT syncline.require((SELECT count(*) FROM held) = 1)";
@@ -199,6 +212,11 @@ fn append(
             params.extend([Param::text(&json(&parts.known)?), Param::text(&json(&parts.joining)?)]);
             step(PARTS, params, absent(table))
         }
+        Change::PutLetter { id, letter } => put_letter(pipeline, *id, letter)?,
+        Change::RemoveLetter { id } => {
+            let params = vec![Param::text(pipeline.as_str()), letter_number(*id)];
+            step(REMOVE_LETTER, params, format!("dead letter {id} is not in this checkpoint"))
+        }
     };
     steps.push(step);
     Ok(())
@@ -242,6 +260,28 @@ fn chunk(
         "chunk {n} of table {table} is loaded already, or generation {generation} is not the current one"
     );
     Ok(step(CHUNK, params, misfit))
+}
+
+fn put_letter(pipeline: &PipelineName, id: LetterId, letter: &Letter) -> Result<Step> {
+    let mut params = table_params(pipeline, &letter.table);
+    params.extend([
+        letter_number(id),
+        Param::bytes(letter.position.as_bytes()),
+        Param::bytes(&letter.keys_to_bytes()?),
+        Param::text(&letter.reason),
+        letter.code.as_deref().map_or_else(|| Param::binary(None), Param::text),
+        Param::int8(i64::from(letter.attempts)),
+        Param::int8(letter.first_at_ms),
+        Param::int8(letter.last_at_ms),
+        Param::binary(Some(letter.change.clone())),
+    ]);
+    let table = &letter.table;
+    let misfit = format!("table {table} is not in this checkpoint, or dead letter {id} is another table's");
+    Ok(step(PUT_LETTER, params, misfit))
+}
+
+fn letter_number(id: LetterId) -> Param {
+    Param::int8(id.0.cast_signed())
 }
 
 fn step(sql: &'static str, params: Vec<Param>, misfit: String) -> Step {

@@ -154,8 +154,9 @@ impl<'a> Reader<'a> {
 }
 
 fn append_bytes(value: &[u8], out: &mut BytesMut) -> Result<()> {
-    let length = i32::try_from(value.len())
-        .map_err(|_| Error::new(syncline_core::ErrorKind::Data, "a value is longer than 2 GiB"))?;
+    let length = i32::try_from(value.len()).map_err(|_| {
+        Error::new(syncline_core::ErrorKind::Data, "a value is longer than 2 GiB").with_rows_at_fault()
+    })?;
     out.put_i32(length);
     out.put_slice(value);
     Ok(())

@@ -6,7 +6,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | `fence`, `holder` | taking a pipeline: advisory lock, fencing token, heartbeat, ending dead holders |
-//! | `bookkeeping`, `delta` | the schema `syncline`; reading a checkpoint; changing it by a delta that fits |
+//! | `bookkeeping`, `delta`, `letters` | the schema `syncline`; reading a checkpoint and its dead letters; changing it by a delta that fits |
 //! | `sessions`, `flight` | bounded pools of connections; requests that share one round trip |
 //! | `existing`, `fit`, `check` | what stands at the destination, and whether it can take a table |
 //! | `ddl`, `rename`, `mapping`, `prepare`, `set_aside`, `finish` | from a definition to a table with its keys and indexes |
@@ -25,6 +25,7 @@ mod finish;
 mod fit;
 mod flight;
 mod holder;
+mod letters;
 mod load;
 mod mapping;
 mod partitions;
@@ -40,8 +41,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Destination, DestinationSession, Family, Finding, Holder, PipelineName, Result, SchemaMap, TableId,
-    TableSchema,
+    Destination, DestinationSession, Family, Finding, Holder, Letter, LetterId, PipelineName, Result,
+    SchemaMap, TableId, TableSchema,
 };
 
 use super::url::Address;
@@ -81,6 +82,10 @@ impl Destination for PostgresDestination {
 
     async fn owners(&self, tables: &[TableId], map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
         fence::owners(&self.address, tables, map).await
+    }
+
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        letters::of_pipeline(&self.address, pipeline).await
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

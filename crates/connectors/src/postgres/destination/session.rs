@@ -78,7 +78,10 @@ impl DestinationSession for PostgresSession {
     async fn begin(&self, identity: &LoadIdentity) -> Result<Box<dyn Load>> {
         let purpose = match identity.kind {
             LoadKind::Chunk { .. } | LoadKind::Reread { .. } => Purpose::Chunk,
-            LoadKind::Changes { .. } | LoadKind::Repair { .. } | LoadKind::Bookkeeping => Purpose::Changes,
+            LoadKind::Changes { .. }
+            | LoadKind::Repair { .. }
+            | LoadKind::Letters
+            | LoadKind::Bookkeeping => Purpose::Changes,
         };
         let lease = self.pipeline.sessions.lease(purpose).await?;
         Ok(Box::new(load::PostgresLoad::new(&self.pipeline, lease)))

@@ -28,7 +28,7 @@ const DOING: &str = "writing rows";
 const DISPLACED_BYTES_MAX: usize = 64 << 20;
 
 /// What a load has done so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Applied {
     pub(super) counts: Counts,
     /// Rows whose absent columns had no row to come from.
@@ -58,6 +58,21 @@ impl Applied {
         done.map_err(|error| error.with_table(&table.id))
     }
 
+    /// Applies a part that may be refused. What it displaces must come back with it: whether a later part of the load brings
+    /// it is not known here.
+    pub(super) fn part_alone(&mut self, writer: &mut Writer, part: &Part) -> Result<()> {
+        let before = self.displaced.clone();
+        self.part(writer, part)?;
+        let stays = |table: &TableId, key: &Vec<u8>| before.get(table).is_some_and(|keys| keys.contains(key));
+        let lost = self.displaced.iter().find(|(table, keys)| keys.iter().any(|key| !stays(table, key)));
+        match lost {
+            None => Ok(()),
+            Some((table, _)) => Err(Error::new(ErrorKind::Data, "another row has a unique value of the row")
+                .with_table(table)
+                .with_rows_at_fault()),
+        }
+    }
+
     /// Refuses a load that has displaced rows for good.
     pub(super) fn check(&self) -> Result<()> {
         match self.displaced.iter().find(|(_, keys)| !keys.is_empty()) {
@@ -67,6 +82,7 @@ impl Applied {
                 format!("{} rows that the source does not have hold unique values that it has", keys.len()),
             )
             .with_table(table)
+            .with_rows_at_fault()
             .with_remedy(
                 "delete these rows at the destination and run again; or start over with `syncline drop NAME`, then sync with \
                  --prepare recreate",

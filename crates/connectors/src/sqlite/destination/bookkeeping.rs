@@ -13,6 +13,7 @@ use syncline_core::{
 
 use super::super::error::During;
 use super::super::value::{our_number, sql_number};
+use super::letters;
 
 const DOING: &str = "writing the checkpoint";
 const READING: &str = "reading the checkpoint";
@@ -30,16 +31,21 @@ CREATE TABLE IF NOT EXISTS _syncline_rereads(pipeline TEXT NOT NULL, schema_name
   row_key BLOB NOT NULL, PRIMARY KEY (pipeline, schema_name, name, row_key));
 CREATE TABLE IF NOT EXISTS _syncline_parts(pipeline TEXT NOT NULL, schema_name TEXT NOT NULL, name TEXT NOT NULL,
   known TEXT NOT NULL, joining TEXT NOT NULL, PRIMARY KEY (pipeline, schema_name, name));
+CREATE TABLE IF NOT EXISTS _syncline_letters(pipeline TEXT NOT NULL, id INTEGER NOT NULL, schema_name TEXT NOT NULL,
+  name TEXT NOT NULL, position BLOB NOT NULL, row_keys BLOB NOT NULL, reason TEXT NOT NULL, code TEXT,
+  attempts INTEGER NOT NULL, first_at_ms INTEGER NOT NULL, last_at_ms INTEGER NOT NULL, change BLOB NOT NULL,
+  PRIMARY KEY (pipeline, id));
 CREATE TABLE IF NOT EXISTS _syncline_indexes(pipeline TEXT NOT NULL, schema_name TEXT NOT NULL, name TEXT NOT NULL,
   index_name TEXT NOT NULL, sql TEXT NOT NULL, PRIMARY KEY (pipeline, schema_name, name, index_name));
 ";
 
-const PER_PIPELINE: [&str; 6] = [
+const PER_PIPELINE: [&str; 7] = [
     "_syncline_lanes",
     "_syncline_tables",
     "_syncline_chunks",
     "_syncline_rereads",
     "_syncline_parts",
+    "_syncline_letters",
     "_syncline_indexes",
 ];
 
@@ -183,7 +189,7 @@ pub(super) fn read(conn: &Connection, pipeline: &PipelineName) -> Result<Checkpo
         let parts = Parts { known: from_json(row, 2)?, joining: from_json(row, 3)? };
         owned(&mut tables, row, &|state| state.parts = parts.clone())
     })?;
-    Ok(Checkpoint { lanes, tables, origin })
+    Ok(Checkpoint { lanes, tables, origin, letters: letters::read(conn, pipeline)? })
 }
 
 fn each(
@@ -255,6 +261,11 @@ impl Writer<'_> {
                 self.run(sql, [self.pipeline, origin]).map(|_| ())
             }
             Change::Parts { table, parts } => self.parts(table, parts),
+            Change::PutLetter { id, letter } => {
+                self.owned(&letter.table)?;
+                letters::put(self.conn, self.pipeline, *id, letter)
+            }
+            Change::RemoveLetter { id } => letters::remove(self.conn, self.pipeline, *id),
         }
     }
 
@@ -341,6 +352,7 @@ impl Writer<'_> {
         fits(raised == 1, || Misfit(format!("table {table} is not at the generation before")))?;
         self.clear("_syncline_chunks", table)?;
         self.clear("_syncline_rereads", table)?;
+        self.clear("_syncline_letters", table)?;
         self.nothing_joins(table)
     }
 
@@ -374,6 +386,7 @@ fn fits(fits: bool, misfit: impl FnOnce() -> Misfit) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use syncline_core::{Letter, LetterId};
 
     use super::*;
 
@@ -404,6 +417,21 @@ mod tests {
             (table.clone(), 0_u32..4).prop_map(|(table, generation)| Change::Reset { table, generation }),
             (table.clone(), keys.clone()).prop_map(|(table, keys)| Change::AddReread { table, keys }),
             (table.clone(), keys).prop_map(|(table, keys)| Change::RemoveReread { table, keys }),
+            (table.clone(), 0_u64..3, 0_u32..2).prop_map(|(table, id, attempts)| Change::PutLetter {
+                id: LetterId(id),
+                letter: Letter {
+                    table,
+                    keys: vec![RowKey(Box::new([7])), RowKey(Box::new([]))],
+                    position: Position::from_u64(id),
+                    reason: "refused".to_owned(),
+                    code: (attempts > 0).then(|| "SQLite 275".to_owned()),
+                    attempts,
+                    first_at_ms: 5,
+                    last_at_ms: -6,
+                    change: vec![1, 2].into(),
+                }
+            }),
+            (0_u64..3).prop_map(|id| Change::RemoveLetter { id: LetterId(id) }),
             (table, 0_u8..3, 0_u8..3).prop_map(|(table, known, joining)| {
                 let known = (0..known).map(|n| (n.to_string(), "shown".to_owned())).collect();
                 let joining = (0..joining).map(|n| n.to_string()).collect();

@@ -7,6 +7,7 @@ use syncline_core::{Change, Delta, Durable, Error, ErrorKind, Load, LoadIdentity
 use tokio::runtime::Handle;
 
 use super::super::connect::blocking;
+use super::super::error::During;
 use super::apply::Applied;
 use super::bookkeeping;
 use super::session::Inner;
@@ -92,6 +93,13 @@ impl Load for SqliteLoad {
         Ok(())
     }
 
+    async fn offer(&mut self, part: Part) -> Result<Option<Error>> {
+        let writing = self.writing(None).await?;
+        let (writing, refused) = blocking(move || offer(writing, &part)).await?;
+        self.state = State::Writing(writing);
+        Ok(refused)
+    }
+
     async fn commit(mut self: Box<Self>, delta: &Delta) -> Result<Durable> {
         let writing = self.writing(None).await?;
         let (session, delta) = (Arc::clone(&self.session), delta.clone());
@@ -112,6 +120,25 @@ impl Drop for SqliteLoad {
             runtime.spawn_blocking(move || drop(writing));
         }
     }
+}
+
+/// Writes a part, or leaves everything as it was before it.
+fn offer(mut writing: Box<Writing>, part: &Part) -> Result<(Box<Writing>, Option<Error>)> {
+    let doing = "writing changes";
+    let before = writing.applied.clone();
+    writing.transaction.conn.execute_batch("SAVEPOINT offer").during(doing)?;
+    let Writing { transaction, applied } = writing.as_mut();
+    let refused = match applied.part_alone(transaction, part) {
+        Ok(()) => None,
+        Err(error) if error.rows_at_fault() => Some(error),
+        Err(error) => return Err(error),
+    };
+    if refused.is_some() {
+        transaction.conn.execute_batch("ROLLBACK TO offer").during(doing)?;
+        *applied = before;
+    }
+    transaction.conn.execute_batch("RELEASE offer").during(doing)?;
+    Ok((writing, refused))
 }
 
 fn commit(writing: Writing, session: &Inner, delta: &Delta) -> Result<Durable> {

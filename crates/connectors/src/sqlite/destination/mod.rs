@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `check` | what would stop or hurt a pipeline |
 //! | `lock` | one holder per pipeline, by a lock of the operating system |
-//! | `bookkeeping` | fence, checkpoint and delta as rows |
+//! | `bookkeeping`, `letters` | fence, checkpoint and delta as rows; dead letters among them |
 //! | `session`, `writer` | a held pipeline, and its one connection that writes |
 //! | `prepare`, `finish` | tables and indexes |
 //! | `load`, `apply`, `plan` | loads, what their parts do to rows, and the statements that do it |
@@ -17,6 +17,7 @@ mod apply;
 mod bookkeeping;
 mod check;
 mod finish;
+mod letters;
 mod load;
 mod lock;
 mod plan;
@@ -30,8 +31,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Destination, DestinationSession, Error, Family, Finding, Holder, PipelineName, Result, SchemaMap,
-    TableId, TableSchema,
+    Destination, DestinationSession, Error, Family, Finding, Holder, Letter, LetterId, PipelineName, Result,
+    SchemaMap, TableId, TableSchema,
 };
 
 use super::connect::blocking;
@@ -76,6 +77,11 @@ impl Destination for SqliteDestination {
     async fn owners(&self, tables: &[TableId], _map: &SchemaMap) -> Result<BTreeMap<TableId, PipelineName>> {
         let (path, tables) = (self.path.clone(), tables.to_vec());
         blocking(move || session::owners(&path, &tables)).await
+    }
+
+    async fn letters(&self, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+        let (path, pipeline) = (self.path.clone(), pipeline.clone());
+        blocking(move || session::letters(&path, &pipeline)).await
     }
 
     async fn drop_pipeline(&self, pipeline: &PipelineName) -> Result<()> {

@@ -45,6 +45,7 @@ impl Plan {
                 column.name, column.native_type
             ),
         )
+        .with_rows_at_fault()
         .with_remedy("the source's schema was edited by hand: rewrite the column there with UPDATE … SET c = c, then run again"))
     }
 

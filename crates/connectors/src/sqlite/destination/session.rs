@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Checkpoint, DestinationSession, FinishStep, Guarantee, Holder, Load, LoadIdentity, PipelineName, Prepare,
-    Prepared, Result, TableId, TableSchema,
+    Checkpoint, DestinationSession, FinishStep, Guarantee, Holder, Letter, LetterId, Load, LoadIdentity,
+    PipelineName, Prepare, Prepared, Result, TableId, TableSchema,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -16,7 +16,7 @@ use super::super::error::During;
 use super::load::SqliteLoad;
 use super::lock::{self, Lock};
 use super::writer::{Transaction, Writer};
-use super::{bookkeeping, finish, prepare};
+use super::{bookkeeping, finish, letters, prepare};
 
 /// What session and loads share.
 pub(super) struct Inner {
@@ -114,6 +114,15 @@ pub(super) fn owners(path: &Path, tables: &[TableId]) -> Result<BTreeMap<TableId
         }
     }
     Ok(owners)
+}
+
+/// The letters of a pipeline, whoever holds it.
+pub(super) fn letters(path: &Path, pipeline: &PipelineName) -> Result<BTreeMap<LetterId, Letter>> {
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let conn = open_reader(path)?;
+    if letters::exist(&conn)? { letters::read(&conn, pipeline) } else { Ok(BTreeMap::new()) }
 }
 
 /// A held pipeline.

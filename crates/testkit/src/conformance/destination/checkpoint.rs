@@ -124,6 +124,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
             ),
         ]),
         origin: Some("system 2 'quoted'".into()),
+        letters: BTreeMap::new(),
     };
     assert_eq!(held.checkpoint().await, expected);
     let held = held.reopened().await;

@@ -6,6 +6,7 @@
 //! | [`chunk`] | chunks and their ledger |
 //! | [`changes`] | the meaning of `Part::Changes`, its order, and the counts |
 //! | [`checkpoint`] | the delta: all of it with the data, or nothing |
+//! | [`letters`] | dead letters, and parts that are refused |
 //! | [`fence`] | one holder, and what an older one can still do: nothing |
 //! | [`life`] | finishing tables, forgetting pipelines |
 
@@ -14,6 +15,7 @@ pub mod changes;
 pub mod checkpoint;
 pub mod chunk;
 pub mod fence;
+pub mod letters;
 pub mod life;
 pub mod prepare;
 mod support;
@@ -105,6 +107,9 @@ pub fn cases<'h>() -> Vec<Case<dyn DestinationHarness + 'h>> {
         checkpoint::a_delta_that_does_not_fit_changes_nothing,
         checkpoint::everything_in_a_delta_is_remembered,
         checkpoint::a_load_may_be_only_a_delta,
+        letters::letters_change_with_the_checkpoint,
+        letters::a_part_that_is_refused_leaves_the_load_as_it_was,
+        letters::a_large_part_that_is_refused_leaves_the_load_as_it_was,
         fence::an_older_holder_changes_nothing,
         fence::a_second_holder_is_refused_by_name,
         fence::a_released_pipeline_is_taken_with_a_higher_token,

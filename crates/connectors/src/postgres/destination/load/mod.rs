@@ -67,7 +67,7 @@ pub(super) struct PostgresLoad {
 }
 
 /// What the load has done so far.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Tally {
     /// Changes taken.
     changes: u64,
@@ -439,6 +439,15 @@ impl Load for PostgresLoad {
                 self.write_changes(&batch).await
             }
         }
+    }
+
+    async fn offer(&mut self, part: Part) -> Result<Option<Error>> {
+        let Part::Changes(batch) = part else {
+            return Err(Error::bug("only changes can be offered"));
+        };
+        self.written.insert(batch.table.id.clone());
+        self.finish_copy().await?;
+        self.offer_changes(&batch).await
     }
 
     async fn commit(mut self: Box<Self>, delta: &Delta) -> Result<Durable> {
