@@ -4,11 +4,12 @@
 //! move meanwhile: the loader does both. In a window it enters the ledger, so that later changes of its keys are cut by
 //! it. Outside one, later changes that the read already saw are applied once more and end in the same state.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_select::take::take_record_batch;
 use syncline_core::{
     Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey, TableId,
     TablePhase, TableSchema, TableState,
@@ -117,9 +118,12 @@ impl Loader {
     }
 }
 
-/// Found rows as upserts, keys without a row as deletes.
+/// Found rows as upserts, keys without a row as deletes. A row may be there once for each key that finds it (18.5 and 18.50).
 fn reread_changes(table: &Arc<TableSchema>, keys: &[RowKey], rows: &RecordBatch) -> Result<ChangeBatch> {
-    let found: BTreeSet<RowKey> = restoring::keys_of(table, rows)?.into_iter().collect();
-    let gone: Vec<RowKey> = keys.iter().filter(|key| !found.contains(*key)).cloned().collect();
-    restoring::changes(table, rows, &RowKey::to_batch(&gone, table)?)
+    let found: BTreeMap<RowKey, u32> = restoring::keys_of(table, rows)?.into_iter().zip(0..).collect();
+    let gone: Vec<RowKey> = keys.iter().filter(|key| !found.contains_key(*key)).cloned().collect();
+    let once: UInt32Array = found.into_values().collect();
+    let rows = take_record_batch(rows, &once)
+        .map_err(|error| Error::bug("rows read again cannot be taken").with_source(error))?;
+    restoring::changes(table, &rows, &RowKey::to_batch(&gone, table)?)
 }
