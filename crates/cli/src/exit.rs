@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(with_cause, "error: shop: no database `x` [3D000]\n  cause: lower\n  remedy: create it\n");
     }
 
-    /// As the help and docs/cli.md say. Nothing ends with 4 yet.
+    /// As the help and docs/cli.md say. 3 and 4 are of what is found, not of errors.
     #[test]
     fn each_kind_of_failure_ends_the_process_as_documented() {
         let ends = |kind| Failure::Error(Error::new(kind, "x")).exit().0;

@@ -132,8 +132,12 @@ fn text(name: &PipelineName, verified: &Verified) -> String {
     let mut text: String = verified.tables.iter().map(table_text).collect();
     let tables = counted(verified.tables.len() as u64, "table");
     let drifted = verified.tables.iter().filter(|table| table.left_over() > 0).count() as u64;
+    let undecided: u64 = verified.tables.iter().map(|table| table.undecided).sum();
     let skipped = verified.tables.iter().filter(|table| table.skipped.is_some()).count() as u64;
     text.push_str(&match (drifted, skipped) {
+        (0, 0) if undecided > 0 => {
+            format!("EQUAL as far as decided: {name}, {tables}, {} undecided\n", counted(undecided, "row"))
+        }
         (0, 0) => format!("EQUAL: {name}, {tables}\n"),
         (0, skipped) => {
             format!("EQUAL as far as verified: {name}, {} not verified of {tables}\n", count(skipped))

@@ -30,6 +30,8 @@ pub(crate) enum Of {
 pub(crate) struct Read {
     pub(crate) rows: Rows,
     pub(crate) marks: Vec<ReadMark>,
+    /// How many of the keys were asked for, from the first on: all, unless their rows are too large.
+    pub(crate) keys: usize,
 }
 
 impl Comparison {
@@ -64,13 +66,21 @@ impl Comparison {
         Ok(keys.into_iter().collect())
     }
 
-    /// The rows of these keys at one side.
-    pub(crate) async fn read(&self, of: Of, keys: &[EncodedKey]) -> Result<Read> {
+    /// The rows of these keys at one side, until they take so many bytes.
+    pub(crate) async fn read(&self, of: Of, keys: &[EncodedKey], bytes_max: usize) -> Result<Read> {
         let side = self.side(of);
         let mut read = Read::default();
+        let mut bytes = 0;
         for keys in keys.chunks(KEYS_MAX) {
+            if bytes >= bytes_max {
+                break;
+            }
+            read.keys += keys.len();
             let (rows, marks) = side.rows_of(keys).await?;
-            rows.into_iter().for_each(|(key, row)| read.rows.entry(key).or_default().push(row));
+            for (key, row) in rows {
+                bytes += row.len();
+                read.rows.entry(key).or_default().push(row);
+            }
             read.marks.extend(marks);
         }
         Ok(read)

@@ -27,8 +27,10 @@ use crate::loader::source_end;
 const LOOKS_MAX: u32 = 10;
 /// Scans of a table whose rows cannot be watched one by one.
 const SCANS_MAX: u32 = 3;
-/// Rows looked at together: what is registered, and held as rows of both sides.
+/// Rows looked at together.
 const ROWS_PER_LOOK: usize = 500;
+/// Bytes of the source's rows after which a look takes no further ones; each side's are held once or twice.
+const BYTES_PER_LOOK: usize = 16 << 20;
 /// Pause before the second look; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause.
@@ -122,17 +124,12 @@ impl Looks<'_> {
         let mut pause = PAUSE_MIN;
         for look in 1..=LOOKS_MAX {
             let mut again = Vec::new();
-            let mut rest = open.into_iter();
-            loop {
-                let some: Vec<Candidate> = rest.by_ref().take(ROWS_PER_LOOK).collect();
-                if some.is_empty() {
-                    break;
-                }
-                let verdicts = self.look(&some).await?;
+            while !open.is_empty() {
+                let verdicts = self.look(&open[..open.len().min(ROWS_PER_LOOK)]).await?;
                 if !self.attempt.is_in_main_lane(&self.table.id) {
                     return Ok(None);
                 }
-                for (candidate, verdict) in some.into_iter().zip(verdicts) {
+                for (candidate, verdict) in open.drain(..verdicts.len()).zip(verdicts) {
                     match verdict {
                         Verdict::Equal => {}
                         Verdict::Again => again.push(candidate),
@@ -154,23 +151,24 @@ impl Looks<'_> {
         Ok(Some(judged))
     }
 
-    /// One look; see the module's own account.
+    /// One look; see the module's own account. Gives verdicts on the first of the candidates, as many as fit in a look.
     async fn look(&self, candidates: &[Candidate]) -> Result<Vec<Verdict>> {
         let watch = &self.attempt.watch;
         let watching = watch.rows(&self.table.id, candidates.iter().map(|candidate| &candidate.row_key));
         self.turn().await?;
         let applied = self.applied().await?;
         let keys: Vec<EncodedKey> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
-        let first = self.comparison.read(Of::Source, &keys).await?;
+        let first = self.comparison.read(Of::Source, &keys, BYTES_PER_LOOK).await?;
+        let (keys, candidates) = (&keys[..first.keys], &candidates[..first.keys]);
         self.pass_end().await?;
-        let there = self.comparison.read(Of::Destination, &keys).await?;
+        let there = self.comparison.read(Of::Destination, keys, usize::MAX).await?;
         let differs = |key: &&EncodedKey| first.rows.get(*key) != there.rows.get(*key);
         let differing: Vec<EncodedKey> = keys.iter().filter(differs).cloned().collect();
         if differing.is_empty() {
             return Ok(candidates.iter().map(|_| Verdict::Equal).collect());
         }
         let applied_since = self.applied().await?;
-        let second = self.comparison.read(Of::Source, &differing).await?;
+        let second = self.comparison.read(Of::Source, &differing, usize::MAX).await?;
         self.pass_end().await?;
         let saw_all = self.saw(&first.marks, &applied)? && self.saw(&second.marks, &applied_since)?;
         let listed = self.attempt.table_state(&self.table.id).map(|state| state.rereads).unwrap_or_default();

@@ -196,3 +196,87 @@ fn touch_rows(rows: &mut HashMap<Box<[u8]>, bool>, batch: &ChangeBatch) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{BinaryArray, RecordBatch};
+    use syncline_core::batch::OldKeys;
+    use syncline_core::{Carriage, Column, DataType, TableSchema};
+
+    use super::*;
+
+    fn table() -> Arc<TableSchema> {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            data_type: DataType::Bytes,
+            nullable: true,
+            native_type: "bytes".to_owned(),
+            carriage: Carriage::Native,
+        };
+        Arc::new(TableSchema {
+            id: TableId::new("s", "t"),
+            columns: vec![column("id"), column("v")],
+            row_key: vec![0],
+            version: 1,
+            rows_estimated: None,
+            native: None,
+        })
+    }
+
+    fn column(values: &[&str]) -> ArrayRef {
+        Arc::new(BinaryArray::from(values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>()))
+    }
+
+    fn row_key(value: &str) -> RowKey {
+        RowKey::of(&[column(&[value])], 0).unwrap()
+    }
+
+    /// One change of the row `new`, that was `old` before.
+    fn change(operation: Operation, new: &str, old: Option<&str>) -> ChangeBatch {
+        let table = table();
+        let rows = RecordBatch::try_new(table.arrow(), vec![column(&[new]), column(&["v"])]).unwrap();
+        let old = old.map(|old| OldKeys {
+            keys: RecordBatch::try_new(table.arrow_old(), vec![column(&[old])]).unwrap(),
+            row: vec![Some(0)],
+        });
+        let (operations, masks) = (vec![operation], None);
+        ChangeBatch { table, rows, operations, ordinals: vec![0], transactions: vec![0], masks, old }
+    }
+
+    fn touched(touch: impl Fn(&Watch)) -> Vec<&'static str> {
+        let watch = Watch::default();
+        let keys = ["a", "b", "c"];
+        let row_keys = keys.map(row_key);
+        let _watching = watch.rows(&TableId::new("s", "t"), row_keys.iter());
+        touch(&watch);
+        keys.into_iter().filter(|key| watch.is_touched(&row_key(key))).collect()
+    }
+
+    #[test]
+    fn a_row_is_touched_under_both_of_its_keys() {
+        let by = |operation, new, old| touched(|watch| watch.touch(&change(operation, new, old)).unwrap());
+        assert!(by(Operation::Insert, "x", None).is_empty());
+        assert_eq!(by(Operation::Update, "b", None), ["b"]);
+        assert_eq!(by(Operation::Delete, "c", None), ["c"]);
+        assert_eq!(by(Operation::Update, "c", Some("a")), ["a", "c"]);
+        assert_eq!(by(Operation::Update, "x", Some("a")), ["a"]);
+        assert_eq!(by(Operation::Truncate, "x", None), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn chunks_touch_all_and_rows_read_again_themselves() {
+        let (table, other) = (TableId::new("s", "t"), TableId::new("s", "u"));
+        assert_eq!(touched(|watch| watch.touch_table(&table)), ["a", "b", "c"]);
+        assert!(touched(|watch| watch.touch_table(&other)).is_empty());
+        assert_eq!(touched(|watch| watch.touch_keys(&table, &[row_key("b")])), ["b"]);
+    }
+
+    #[test]
+    fn what_nobody_watches_counts_as_touched() {
+        let watch = Watch::default();
+        drop(watch.table(&TableId::new("s", "t")));
+        assert!(!watch.is_active() && watch.is_table_touched() && watch.is_touched(&row_key("a")));
+    }
+}

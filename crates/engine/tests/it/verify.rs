@@ -13,6 +13,8 @@ use crate::support::{Shop, key, pipeline, run};
 
 /// Keys below this are written by the writers, those from here on by nobody.
 const QUIET_FROM: u64 = 200;
+/// The row that every writer's turn updates.
+const HOT: u64 = 255;
 /// Rows at the start.
 const ROWS: u64 = 260;
 
@@ -54,6 +56,9 @@ fn write(shop: &Arc<Shop>, seed: u64, writing: &Arc<AtomicBool>) -> tokio::task:
             }
             shop.scribble(&mut random, QUIET_FROM);
             written += 1;
+            // Locked while a commit of it is held.
+            let hot = [(1, text(&format!("hot {written}")))];
+            let _ = shop.database.transaction(|tx| tx.update(&shop.items, &[key(HOT)], &hot));
             std::thread::sleep(Duration::from_micros(random.below(1500)));
         }
         shop.database.show_commits();
