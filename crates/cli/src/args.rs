@@ -143,7 +143,14 @@ pub(crate) struct SyncArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StateArgs {
     /// Folder for what Syncline remembers: pipelines, runs, journals [default: the platform's data folder].
-    #[arg(long, value_name = "DIR", env = "SYNCLINE_STATE_DIR", hide_env_values = true, display_order = 90)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SYNCLINE_STATE_DIR",
+        hide_env_values = true,
+        display_order = 90
+    )]
     pub(crate) state_dir: Option<PathBuf>,
 }
 
@@ -298,10 +305,11 @@ pub(crate) struct DiffArgs {
 
 /// `runs`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct RunsArgs {
     #[command(subcommand)]
     pub(crate) command: RunsCommand,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
 }
 
 /// What is asked of the runs.
@@ -315,16 +323,12 @@ pub(crate) enum RunsCommand {
         /// How many.
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
-        #[command(flatten)]
-        state: StateArgs,
     },
     /// One run: what it was asked, what it found, decided and wrote.
     Show {
         /// Its number.
         #[arg(value_name = "ID")]
         id: i64,
-        #[command(flatten)]
-        state: StateArgs,
     },
 }
 
@@ -337,9 +341,14 @@ pub(crate) struct VerifyArgs {
     /// Take the pipeline from a YAML file.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Read rows that drifted again at the source, in order with the stream. At most a tenth of a table.
+    /// Read rows that drifted again at the source, in order with the stream.
     #[arg(long)]
     pub(crate) repair: bool,
+    /// How much a repair may change without being asked, as KIND=BOUND: inserts, updates, deletes or all; 5% of the
+    /// table's rows at the destination, 1000, or off; may be repeated [default: all=20%]. Tables with fewer than 100 rows are
+    /// exempt.
+    #[arg(long, value_name = "KIND=BOUND")]
+    pub(crate) guard: Vec<String>,
     /// Tables to verify, as 'schema.table' with * for any characters; may be repeated [default: all of the pipeline].
     #[arg(long, value_name = "PATTERN")]
     pub(crate) table: Vec<String>,

@@ -24,6 +24,9 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Question {
     pub(crate) tables: Vec<TablePattern>,
     pub(crate) repair: bool,
+    /// Bounds of the repair.
+    #[serde(default)]
+    pub(crate) guard: Vec<String>,
     pub(crate) samples: usize,
 }
 
@@ -128,7 +131,11 @@ async fn verified(asks: &Asks, question: serde_json::Value) -> Verified {
         Ok(question) => question,
         Err(_) => return failed("the question is of another version".to_owned()),
     };
-    let ask = verifying::ask(question.tables, question.repair, question.samples);
+    let guard = match verifying::guard(&question.guard) {
+        Ok(guard) => guard,
+        Err(error) => return failed(error.to_string()),
+    };
+    let ask = verifying::ask(question.tables, question.repair.then_some(guard), question.samples);
     match asks.ask(ask) {
         Ok(answer) => {
             answer.await.unwrap_or_else(|_| failed("the stream broke off meanwhile; ask again".to_owned()))

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use syncline_connectors::registry;
 use syncline_core::{Error, Result, TablePattern};
-use syncline_engine::{Ask, TableVerified, Verified, Verify, When, share_guard};
+use syncline_engine::diff::Guard;
+use syncline_engine::{Ask, TableVerified, Verified, Verify, When};
 
 use crate::commands::diff::{random_key, readers};
 use crate::progress::format::{count, counted, duration};
@@ -14,8 +15,6 @@ use crate::spec::ResolvedPipeline;
 
 /// A shorter interval would leave little but verifications.
 const EVERY_MIN: Duration = Duration::from_secs(1);
-/// The part of a table that a repair may touch; what is more is a case for a person.
-const REPAIR_SHARE_MAX: f64 = 0.1;
 
 /// `every=1h,repair`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,18 +76,30 @@ pub(crate) fn interval(text: &str) -> Result<u64> {
 pub(crate) fn of(pipeline: &ResolvedPipeline) -> Result<Option<Verify>> {
     let spec = &pipeline.spec;
     match spec.verify {
-        Some(VerifySpec { every_seconds, repair }) => {
-            wired(pipeline, When::Every(Duration::from_secs(every_seconds)), ask(Vec::new(), repair, 0))
-                .map(Some)
-        }
-        None if spec.follow => Ok(wired(pipeline, When::Asked, ask(Vec::new(), false, 0)).ok()),
+        Some(VerifySpec { every_seconds, repair }) => wired(
+            pipeline,
+            When::Every(Duration::from_secs(every_seconds)),
+            ask(Vec::new(), repair.then(Guard::default), 0),
+        )
+        .map(Some),
+        None if spec.follow => Ok(wired(pipeline, When::Asked, ask(Vec::new(), None, 0)).ok()),
         None => Ok(None),
     }
 }
 
 /// What is asked of a verification.
-pub(crate) fn ask(tables: Vec<TablePattern>, repair: bool, samples_max: usize) -> Ask {
-    Ask { tables, repair: repair.then(|| share_guard(REPAIR_SHARE_MAX)), samples_max }
+pub(crate) fn ask(tables: Vec<TablePattern>, repair: Option<Guard>, samples_max: usize) -> Ask {
+    Ask { tables, repair, samples_max }
+}
+
+/// The guard with these bounds.
+///
+/// # Errors
+/// Configuration if one is none.
+pub(crate) fn guard(bounds: &[String]) -> Result<Guard> {
+    let mut guard = Guard::default();
+    bounds.iter().try_for_each(|bound| guard.set(bound))?;
+    Ok(guard)
 }
 
 /// A verification with connections of its own.

@@ -40,4 +40,4 @@ pub use retry::RetryPolicy;
 pub use run::run;
 pub use steer::{check, drop_pipeline};
 pub use summary::{StoppedTable, Sum, Summary, TableLetters, TableSummary};
-pub use verify::{Ask, Asks, Guard, TableVerified, Verified, Verify, When, share_guard};
+pub use verify::{Ask, Asks, TableVerified, Verified, Verify, When};

@@ -17,8 +17,8 @@ use crate::{output, state};
 /// As the store; configuration if a run is not known.
 pub(crate) fn run(args: &RunsArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     match &args.command {
-        RunsCommand::List { name, limit, state } => list(name.as_deref(), *limit, state, global)?,
-        RunsCommand::Show { id, state } => show(RunId(*id), state, global)?,
+        RunsCommand::List { name, limit } => list(name.as_deref(), *limit, &args.state, global)?,
+        RunsCommand::Show { id } => show(RunId(*id), &args.state, global)?,
     }
     Ok(Exit::DONE)
 }

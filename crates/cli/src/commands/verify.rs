@@ -15,7 +15,7 @@ use crate::progress;
 use crate::progress::format::{count, counted};
 use crate::spec::ResolvedPipeline;
 use crate::state::{self, Recorder};
-use crate::verifying::{ask, is_equal, result, wired};
+use crate::verifying::{ask, guard, is_equal, result, wired};
 use crate::{config, output, runner, signals};
 
 /// Runs the command: 3 if drift was found and is still there, 4 if a guard kept it from being repaired.
@@ -26,9 +26,11 @@ pub(crate) async fn run(args: &VerifyArgs, global: &GlobalArgs) -> Result<Exit, 
     let store = Store::open(&state::directory(&args.state)?)?;
     let pipeline = pipeline(args, &store)?;
     let tables = args.table.iter().map(|text| TablePattern::new(text)).collect::<Result<Vec<_>>>()?;
+    let bounds = guard(&args.guard)?;
     let stop = signals::listen("stopping\n", || {})?;
     if let Some(run) = asking::running(&store, &pipeline.name)? {
-        let question = Question { tables, repair: args.repair, samples: args.samples };
+        let question =
+            Question { tables, repair: args.repair, guard: args.guard.clone(), samples: args.samples };
         let verified = asking::ask(&store, &run, &question, &stop).await?;
         return Ok(tell(&pipeline.name, verified.as_ref(), global));
     }
@@ -41,7 +43,8 @@ pub(crate) async fn run(args: &VerifyArgs, global: &GlobalArgs) -> Result<Exit, 
     running.follow = false;
     // A verification makes nothing anew.
     running.prepare = None;
-    running.verify = Some(wired(&pipeline, When::Once, ask(tables, args.repair, args.samples))?);
+    running.verify =
+        Some(wired(&pipeline, When::Once, ask(tables, args.repair.then_some(bounds), args.samples))?);
     let mut recorder = tokio::task::block_in_place(|| Recorder::begin(&store, &pipeline))?;
     let display = progress::display(global.output, &pipeline.name, false);
     let ended = runner::run(running, stop.control(), display, |now, view| recorder.note(now, view)).await;

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::Attempt;
 use crate::chunks;
 use crate::diff::sketches::HashKey;
-use crate::diff::{self, Counts, Pairing};
+use crate::diff::{self, Guard, Pairing};
 
 pub use asks::Asks;
 pub use report::{TableVerified, Verified};
@@ -46,27 +46,6 @@ pub(crate) use watch::Watch;
 const TRIES_MAX: u32 = 3;
 /// Between two tries, and between two looks whether the tables are there yet.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Tables with fewer rows than this are repaired whatever their share.
-const ROWS_EXEMPT: u64 = 100;
-
-/// Asked before the first row of a table is repaired: with the drift, and the rows the destination has. An error is why it
-/// must not be.
-pub type Guard = Arc<dyn Fn(&TableId, &Counts, u64) -> Result<()> + Send + Sync>;
-
-/// A guard that lets pass what is at most this share of a table (0.1: a tenth). Tables of less than a hundred rows pass.
-#[must_use]
-pub fn share_guard(share_max: f64) -> Guard {
-    Arc::new(move |table, drift, rows| {
-        let drifted = drift.missing + drift.surplus + drift.changed + drift.repeated;
-        #[allow(clippy::cast_precision_loss, reason = "a share needs no more precision than that")]
-        let share = drifted as f64 / rows.max(1) as f64;
-        if rows < ROWS_EXEMPT || share <= share_max {
-            return Ok(());
-        }
-        let message = format!("{drifted} of {rows} rows drifted: more than a repair may touch");
-        Err(Error::new(ErrorKind::Guard, message).with_table(table))
-    })
-}
 
 /// When a pipeline verifies itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +63,7 @@ pub enum When {
 pub struct Ask {
     /// Tables to verify; none: all.
     pub tables: Vec<TablePattern>,
-    /// Whether drift is repaired, as far as this lets it.
+    /// Whether drift is repaired, as far as the guard lets it; it is asked before the first row of a table.
     pub repair: Option<Guard>,
     /// Drifted rows of a table that are reported with their values.
     pub samples_max: usize,

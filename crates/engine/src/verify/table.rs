@@ -65,9 +65,12 @@ pub(super) async fn verify(
         return Ok(TableVerified::skipped(&table.id, "parts of it came or went; verify again"));
     }
     if let Some(guard) = &ask.repair {
-        match guard(&table.id, &report.drift, report.rows_destination) {
-            Ok(()) => report.repaired = repair(&looks, judged).await?,
-            Err(error) => report.refused = Some(error.to_string()),
+        let exceeded = guard.judge(&report.drift, report.rows_destination);
+        if exceeded.is_empty() {
+            report.repaired = repair(&looks, judged).await?;
+        } else {
+            let exceeded: Vec<_> = exceeded.iter().map(ToString::to_string).collect();
+            report.refused = Some(format!("stopped by the guard: {}", exceeded.join("; ")));
         }
     }
     Ok(report)

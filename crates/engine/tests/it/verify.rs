@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use syncline_engine::diff::Guard;
 use syncline_engine::diff::sketches::HashKey;
-use syncline_engine::{Ask, Pipeline, TableVerified, Verified, Verify, When, share_guard};
+use syncline_engine::{Ask, Pipeline, TableVerified, Verified, Verify, When};
 use syncline_testkit::memory::{MemoryDestination, MemorySource, Random, Row, assert_equal, text};
 
 use crate::support::{Shop, key, pipeline, run};
@@ -18,11 +19,18 @@ const HOT: u64 = 255;
 /// Rows at the start.
 const ROWS: u64 = 260;
 
+/// Lets pass what is at most half of a table.
+fn half() -> Guard {
+    let mut guard = Guard::default();
+    guard.set("all=50%").unwrap();
+    guard
+}
+
 fn verified(shop: &Shop, destination: &MemoryDestination, dir: &std::path::Path, repair: bool) -> Pipeline {
     let mut pipeline = pipeline(MemorySource::new(&shop.database), destination, dir);
     pipeline.verify = Some(Verify {
         when: When::Once,
-        ask: Ask { tables: Vec::new(), repair: repair.then(|| share_guard(0.5)), samples_max: 1000 },
+        ask: Ask { tables: Vec::new(), repair: repair.then(half), samples_max: 1000 },
         asks: Arc::default(),
         source: Arc::new(MemorySource::new(&shop.database).with_rows_per_chunk(20)),
         destination: Arc::new(destination.reader()),

@@ -14,6 +14,7 @@ use super::outcome::Decision;
 use super::report::Report;
 use crate::args::DiffArgs;
 use crate::exit::Failure;
+use crate::verifying;
 
 /// How long a plan that nobody approved is kept.
 const PLAN_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -45,8 +46,7 @@ impl Repairs {
     /// # Errors
     /// Configuration if a bound of the guard or a token is wrong.
     pub(super) fn new(args: &DiffArgs, of: &str, state: &Path) -> Result<Self> {
-        let mut guard = Guard::default();
-        args.guard.iter().try_for_each(|bound| guard.set(bound))?;
+        let guard = verifying::guard(&args.guard)?;
         let unique = args.unique.iter().map(|text| unique_columns(text)).collect::<Result<_>>()?;
         let directory = state.join("plans");
         let intent = match &args.approve {
