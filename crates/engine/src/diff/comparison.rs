@@ -10,7 +10,7 @@ use super::side::Side;
 use super::sketches::{
     self, Difference, DifferingRow, HashKey, Identity, KeyRange, Outcome, Scan, SketchSize, TableDigest,
 };
-use super::table::{Counts, Options, RowsRead, TableDiff};
+use super::table::{Counts, RowsRead, TableDiff};
 
 /// Differing rows that one scan can show, an update counting twice: 1 MB of cells for each reader, which stay in a
 /// processor's cache.
@@ -88,22 +88,6 @@ impl Comparison {
         self.right.snapshots()?.release().await;
         Ok(())
     }
-}
-
-/// Compares a pair of tables.
-///
-/// # Errors
-/// As [`Comparison::run`].
-pub async fn compare(
-    pairing: &Pairing,
-    source: &Arc<dyn Source>,
-    destination: &Arc<dyn Source>,
-    hash_key: &HashKey,
-    options: Options,
-    read: &RowsRead,
-) -> Result<TableDiff> {
-    let comparison = Comparison::new(pairing, source, destination, hash_key, options.readers, read);
-    comparison.run(options.samples_max).await.map(|(diff, _)| diff)
 }
 
 pub(crate) fn counts(difference: &Difference) -> Counts {

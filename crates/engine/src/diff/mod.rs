@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use syncline_core::{Carry, Error, Result, SchemaMap, Selection, Source, TableId, TablePattern, TableSchema};
 
-pub use comparison::{Comparison, compare};
+pub use comparison::Comparison;
 pub(crate) use comparison::{Found, counts};
 pub use encoder::Encoder;
 pub use guard::{Exceeded, Guard, Operations};
@@ -49,7 +49,7 @@ pub use pairing::{Class, ComparedColumn, Pairing};
 pub use plan::{KeyBytes, Plan};
 pub use repair::Repaired;
 pub(crate) use shown::Rows;
-pub use table::{ColumnDifference, Counts, Kind, Options, RowDifference, RowsRead, TableDiff};
+pub use table::{ColumnDifference, Counts, Kind, RowDifference, RowsRead, TableDiff};
 pub use unique::{NotUnique, RepeatedValue};
 pub use writer::Writer;
 

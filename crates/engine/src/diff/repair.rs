@@ -7,7 +7,6 @@
 //! that is refused is therefore tried once more with every changed row deleted before the first one is written.
 
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
@@ -65,16 +64,6 @@ impl Repaired {
     #[must_use]
     pub fn written(&self) -> u64 {
         self.inserted + self.updated + self.deleted
-    }
-}
-
-impl AddAssign for Repaired {
-    fn add_assign(&mut self, other: Self) {
-        self.inserted += other.inserted;
-        self.updated += other.updated;
-        self.deleted += other.deleted;
-        self.became_equal += other.became_equal;
-        self.left += other.left;
     }
 }
 

@@ -8,15 +8,6 @@ use syncline_core::TableId;
 
 use super::pairing::ComparedColumn;
 
-/// How a comparison is made.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Chunks of a side that are read at the same time.
-    pub readers: usize,
-    /// Differing rows that are read and shown; the others are only counted.
-    pub samples_max: usize,
-}
-
 /// Rows read of the table under way, for who shows progress.
 #[derive(Debug, Clone, Default)]
 pub struct RowsRead {
