@@ -40,12 +40,12 @@ pub(crate) fn migrate(connection: &mut Connection, migrations: &[&str], path: &P
 }
 
 fn version_of(connection: &Connection, path: &Path) -> Result<usize> {
-    let pragma = |name| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
-    let owner = pragma("application_id").map_err(|error| classify(error, path))?;
-    let version = pragma("user_version").map_err(|error| classify(error, path))?;
-    let tables = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
-        .map_err(|error| classify(error, path))?;
+    // In one statement: another process may be making the file at this moment.
+    let sql = "SELECT (SELECT application_id FROM pragma_application_id), \
+               (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let read: rusqlite::Result<(i64, i64, i64)> = connection.query_row(sql, [], row);
+    let (owner, version, tables) = read.map_err(|error| classify(error, path))?;
     if owner != APPLICATION_ID && tables > 0 {
         return Err(Error::configuration(format!("{} is not a state file of syncline", path.display()))
             .with_remedy("choose another --state-dir"));

@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use crate::record::PipelineRecord;
 
 /// How long a statement waits for another process before it is busy.
 const BUSY_MAX: Duration = Duration::from_secs(10);
+/// Between two tries where SQLite does not wait by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What Syncline remembers on this machine; clones share one connection. Several processes may have it open at once.
 ///
@@ -182,10 +184,26 @@ fn make_private(dir: &Path, path: &Path) -> std::io::Result<()> {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_MAX)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    use_wal(&connection)?;
     // What is here may lose its last second in a power failure; nothing that is loaded depends on it.
     connection.pragma_update(None, "synchronous", "normal")?;
     Ok(connection)
+}
+
+/// Two that open a new file at once stand in each other's way, and SQLite then refuses one of them without waiting.
+fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < BUSY_MAX =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 const PIPELINES: &str = "SELECT name, source_url, destination_url, source_address, destination_address, \

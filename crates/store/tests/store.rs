@@ -176,6 +176,22 @@ fn many_handles_write_at_once() {
 }
 
 #[test]
+fn a_new_directory_is_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let together = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    together.wait();
+                    Store::open(dir.path()).unwrap();
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(filled(dir.path()));
