@@ -192,14 +192,14 @@ const HOT: &str = "
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE hot SET n = n + 1 WHERE id = 1; RETURN NULL; END $$;
     CREATE TRIGGER touch AFTER INSERT ON pgbench_history EXECUTE FUNCTION touch()";
 
-/// Verifications of a pipeline that follows pgbench, `runs` of them; then drift in `planted` rows.
-async fn under_load(runs: u64, planted: u64) {
+/// Verifications of a pipeline that follows pgbench, `runs` of them; then drift in `planted` rows. `more`: options of it.
+async fn under_load(runs: u64, planted: u64, more: &[&str]) {
     let Some(pair) = Pair::start().await else { return };
     pgbench::init(&pair.source, SHOP, 1);
     pair.source.execute(SHOP, HOT).await;
-    pair.run_well(&[]);
+    pair.run_well(more);
     let load = pgbench::Load::start(&pair.source, SHOP, 4, Some(400));
-    let running = pair.follow(&["--verify", "every=1s", "--output", "json"]);
+    let running = pair.follow(&[&["--verify", "every=1s", "--output", "json"], more].concat());
     let verified = || pair.room.status(NAME).unwrap_or_default()["status"]["verified"].clone();
     let of = |verified: &Value| verified["number"].as_u64().unwrap_or_default();
     wait_until("verifications", Duration::from_secs(60 + 30 * runs), || {
@@ -261,13 +261,14 @@ async fn under_load(runs: u64, planted: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_there_is_no_false_drift_and_what_was_planted_is_found() {
-    under_load(5, 100).await;
+    under_load(5, 100, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: minutes of load"]
 async fn under_load_a_hundred_times() {
-    under_load(100, 100).await;
+    // The history has no key and only grows: scanning it again and again would be all there is to measure.
+    under_load(100, 100, &["--exclude", "public.pgbench_history"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
