@@ -127,7 +127,7 @@ async fn a_table_without_a_key_is_judged_and_not_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_a_tenth_of_a_table_is_not_repaired() {
+async fn more_than_the_guard_lets_pass_is_not_repaired() {
     let Some(pair) = Pair::start().await else { return };
     pair.source.execute(SHOP, TABLES).await;
     pair.run_well(&[]);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Change, Checkpoint, ChunkEntry, Delta, ErrorKind, Lane, LoadKind, Parts, TablePhase, TableState,
+    Change, Checkpoint, ChunkEntry, Delta, ErrorKind, Lane, LoadKind, Parts, TableId, TablePhase, TableState,
 };
 
 use crate::conformance::report::Outcome;
@@ -61,7 +61,6 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
     let own = |table: &syncline_core::TableSchema| Lane::Table(table.id.clone());
     let keys: Vec<_> =
         ["1", "2", "3"].iter().map(|id| row_key(fixture.as_ref(), &items, &cells(&[id]))).collect();
-    let entry = |n: u32| ChunkEntry { range: format!("range {n}"), mark: format!("mark {n}"), rows: 0 };
     let mark = |table: &syncline_core::TableSchema, phase| Change::Mark {
         table: table.id.clone(),
         phase,
@@ -97,11 +96,27 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
         mark(&codes, TablePhase::Consistent),
     ])
     .await;
-    let expected = Checkpoint {
-        lanes: BTreeMap::from([(Lane::Main, at(u64::MAX)), (own(&items), at(5))]),
+    let expected = remembered(&items.id, &codes.id, &keys);
+    assert_eq!(held.checkpoint().await, expected);
+    let held = held.reopened().await;
+    assert_eq!(held.checkpoint().await, expected, "in the next process too");
+    held.note(vec![Change::Reset { table: items.id.clone(), generation: 2 }]).await;
+    assert_eq!(
+        held.checkpoint().await.tables[&items.id].parts,
+        parts_of(&[]),
+        "a new ledger covers the whole table"
+    );
+    Outcome::Passed
+}
+
+/// What is to come back.
+fn remembered(items: &TableId, codes: &TableId, keys: &[syncline_core::RowKey]) -> Checkpoint {
+    let entry = |n: u32| ChunkEntry { range: format!("range {n}"), mark: format!("mark {n}"), rows: 0 };
+    Checkpoint {
+        lanes: BTreeMap::from([(Lane::Main, at(u64::MAX)), (Lane::Table(items.clone()), at(5))]),
         tables: BTreeMap::from([
             (
-                items.id.clone(),
+                items.clone(),
                 TableState {
                     phase: TablePhase::Closing,
                     generation: 1,
@@ -111,7 +126,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
                 },
             ),
             (
-                codes.id.clone(),
+                codes.clone(),
                 TableState {
                     phase: TablePhase::Consistent,
                     generation: 1,
@@ -125,17 +140,7 @@ pub async fn everything_in_a_delta_is_remembered(harness: &dyn DestinationHarnes
         ]),
         origin: Some("system 2 'quoted'".into()),
         letters: BTreeMap::new(),
-    };
-    assert_eq!(held.checkpoint().await, expected);
-    let held = held.reopened().await;
-    assert_eq!(held.checkpoint().await, expected, "in the next process too");
-    held.note(vec![Change::Reset { table: items.id.clone(), generation: 2 }]).await;
-    assert_eq!(
-        held.checkpoint().await.tables[&items.id].parts,
-        parts_of(&[]),
-        "a new ledger covers the whole table"
-    );
-    Outcome::Passed
+    }
 }
 
 /// Two parts that are known, and those that join.
