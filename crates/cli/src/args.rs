@@ -269,6 +269,14 @@ pub(crate) struct DiffArgs {
     /// Tables to leave out; may be repeated, wins over --table.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude: Vec<String>,
+    /// A query of the source whose rows stand for a table of the destination, as 'table=SELECT …'; may be repeated. Only the
+    /// queries are then compared.
+    #[arg(long, value_name = "TABLE=SELECT", conflicts_with_all = ["table", "exclude"])]
+    pub(crate) query: Vec<String>,
+    /// The columns of a query that identify a row, as 'id' or 'id,line', or of one of several as 'table=id'; may be
+    /// repeated [default: none, equal rows are counted].
+    #[arg(long, value_name = "COLUMNS", requires = "query")]
+    pub(crate) key: Vec<String>,
     /// Column that is neither read nor compared, as schema.table.column; may be repeated.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) exclude_column: Vec<String>,

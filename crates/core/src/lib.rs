@@ -39,8 +39,8 @@ pub use name::{Family, PipelineName, TableId};
 pub use position::Position;
 pub use report::{Finding, Retained, Severity};
 pub use schema::{Carriage, Carry, Column, DataType, NativeDefinition, TableSchema};
-pub use selection::{SchemaMap, Selection, TablePattern};
+pub use selection::{Query, SchemaMap, Selection, TablePattern};
 pub use source::{
-    ChangeStream, Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Cut, CutPlan, Origin, ReadMark,
-    SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, Verdict,
+    ChangeStream, Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Cut, CutPlan, Origin, Queries,
+    ReadMark, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, Verdict,
 };

@@ -106,6 +106,17 @@ impl Selection {
     }
 }
 
+/// A query whose rows stand for a table: the desired state of a destination, computed at the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The table that its rows stand for.
+    pub table: TableId,
+    /// The source's own SQL, one statement that returns rows.
+    pub sql: String,
+    /// Columns of it that identify a row; none: equal rows are counted.
+    pub key: Vec<String>,
+}
+
 /// Where the tables of a source schema land at the destination; a schema not named keeps its name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SchemaMap(pub Vec<(String, String)>);

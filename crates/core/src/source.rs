@@ -29,7 +29,7 @@ use crate::name::{Family, PipelineName, TableId};
 use crate::position::Position;
 use crate::report::{Finding, Retained};
 use crate::schema::{Column, TableSchema};
-use crate::selection::Selection;
+use crate::selection::{Query, Selection};
 
 /// A system that is read.
 #[async_trait]
@@ -58,6 +58,18 @@ pub trait Source: Send + Sync {
 
     /// The ability to read changes.
     fn streams(&self) -> Option<&dyn Streams>;
+
+    /// The ability to compute rows that stand for a table.
+    fn queries(&self) -> Option<&dyn Queries> {
+        None
+    }
+}
+
+/// The ability to take the rows of queries for tables.
+pub trait Queries: Send + Sync {
+    /// A source whose only tables are these queries. It can be discovered and read, not streamed; each read of a query is a
+    /// transaction of its own that cannot write.
+    fn as_source(&self, queries: Vec<Query>) -> Arc<dyn Source>;
 }
 
 /// How chunks are to be cut.

@@ -8,7 +8,8 @@ use syncline_core::{Error, Result, Source};
 use super::pairing::{ComparedColumn, Pairing};
 use super::side::Side;
 use super::sketches::{
-    self, Difference, DifferingRow, HashKey, Identity, KeyRange, Outcome, Scan, SketchSize, TableDigest,
+    self, Difference, DifferingRow, HashKey, Identity, KeyRange, Outcome, Scan, Scanner, SketchSize,
+    TableDigest,
 };
 use super::table::{Counts, RowsRead, TableDiff};
 
@@ -137,7 +138,7 @@ impl Comparison {
 
     async fn scan(&self, side: &Side, ranges: &[KeyRange]) -> Result<Vec<Scan>> {
         let size = SketchSize::for_difference(ROWS_PER_SCAN);
-        let scan = |range: &KeyRange| Scan::new(self.hash_key.clone(), self.identity, *range, size);
+        let scan = |range: &KeyRange| Scanner::new(self.hash_key.clone(), self.identity, *range, size);
         let parts = side.read(
             || ranges.iter().map(scan).collect::<Vec<_>>(),
             |scans, row| {
@@ -145,7 +146,8 @@ impl Comparison {
                 Ok(())
             },
         );
-        let mut parts = parts.await?.into_iter();
+        let finished = |part: Vec<Scanner>| part.into_iter().map(Scanner::finish).collect::<Vec<_>>();
+        let mut parts = parts.await?.into_iter().map(finished);
         let mut scans = parts.next().ok_or_else(|| Error::bug("a side was read by nobody"))?;
         for part in parts {
             for (scan, part) in scans.iter_mut().zip(&part) {

@@ -20,7 +20,8 @@ use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
     Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray};
+use arrow_buffer::NullBuffer;
 use arrow_schema::DataType as ArrowType;
 use syncline_core::encoding::append_value;
 use syncline_core::{Error, Result, civil};
@@ -52,16 +53,93 @@ impl Encoder {
         if batch.num_columns() != self.classes.len() {
             return Err(Error::bug("a batch to be compared has another number of columns"));
         }
+        let columns: Vec<Column<'_>> = self
+            .classes
+            .iter()
+            .zip(batch.columns())
+            .map(|(class, array)| Column::new(*class, array))
+            .collect();
         let mut encoded = Vec::new();
         for at in 0..batch.num_rows() {
             encoded.clear();
-            for (class, array) in self.classes.iter().zip(batch.columns()) {
-                let value = if array.is_null(at) { None } else { Some(value(*class, array, at)?) };
-                append_value(value.as_deref(), &mut encoded)?;
+            for column in &columns {
+                column.append(at, &mut encoded)?;
             }
             row(&encoded)?;
         }
         Ok(())
+    }
+}
+
+/// A column of a batch: its type is looked at once, not for each value.
+struct Column<'a> {
+    nulls: Option<&'a NullBuffer>,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Binary(&'a BinaryArray),
+    Text(&'a StringArray),
+    /// Eight bytes big-endian.
+    Words(Box<dyn Fn(usize) -> [u8; 8] + 'a>),
+    /// Whatever needs a look at each value.
+    Others(Class, &'a ArrayRef),
+}
+
+impl<'a> Column<'a> {
+    fn new(class: Class, array: &'a ArrayRef) -> Self {
+        let values = match (class, array.data_type()) {
+            (Class::Native | Class::Bytes | Class::Text, ArrowType::Binary) => {
+                Values::Binary(array.as_binary())
+            }
+            (Class::Native | Class::Bytes | Class::Text, ArrowType::Utf8) => Values::Text(array.as_string()),
+            _ => words(class, array).map_or(Values::Others(class, array), Values::Words),
+        };
+        Self { nulls: array.nulls(), values }
+    }
+
+    fn append(&self, at: usize, row: &mut Vec<u8>) -> Result<()> {
+        if self.nulls.is_some_and(|nulls| nulls.is_null(at)) {
+            return append_value(None, row);
+        }
+        match &self.values {
+            Values::Binary(array) => append_value(Some(array.value(at)), row),
+            Values::Text(array) => append_value(Some(array.value(at).as_bytes()), row),
+            Values::Words(word) => append_value(Some(&word(at)), row),
+            Values::Others(class, array) => append_value(Some(&value(*class, array, at)?), row),
+        }
+    }
+}
+
+/// The values of a class that always has eight bytes in arrays of this type.
+fn words(class: Class, array: &ArrayRef) -> Option<Box<dyn Fn(usize) -> [u8; 8] + '_>> {
+    macro_rules! numbers {
+        ($type:ty) => {{
+            let values = array.as_primitive::<$type>().values();
+            Some(Box::new(move |at: usize| i64::from(values[at]).to_be_bytes()))
+        }};
+    }
+    match (class, array.data_type()) {
+        (Class::Integer, ArrowType::Int16) => numbers!(Int16Type),
+        (Class::Integer, ArrowType::Int32) => numbers!(Int32Type),
+        (Class::Integer, ArrowType::Int64) => numbers!(Int64Type),
+        (Class::Integer, ArrowType::UInt8) => numbers!(UInt8Type),
+        (Class::Integer, ArrowType::UInt16) => numbers!(UInt16Type),
+        (Class::Integer, ArrowType::UInt32) => numbers!(UInt32Type),
+        (Class::Date | Class::Time | Class::Timestamp | Class::Instant, ArrowType::Date32) => {
+            numbers!(Date32Type)
+        }
+        (Class::Date | Class::Time | Class::Timestamp | Class::Instant, ArrowType::Time64(_)) => {
+            numbers!(Time64MicrosecondType)
+        }
+        (Class::Date | Class::Time | Class::Timestamp | Class::Instant, ArrowType::Timestamp(..)) => {
+            numbers!(TimestampMicrosecondType)
+        }
+        (Class::Float, ArrowType::Float64) => {
+            let values = array.as_primitive::<Float64Type>().values();
+            Some(Box::new(move |at: usize| float_word(values[at])))
+        }
+        _ => None,
     }
 }
 
@@ -145,11 +223,20 @@ fn float(array: &ArrayRef, at: usize) -> Option<f64> {
 }
 
 fn float_bytes(number: f64) -> Vec<u8> {
+    float_word(number).to_vec()
+}
+
+fn float_word(number: f64) -> [u8; 8] {
     let number = if number.is_nan() { f64::NAN } else { number + 0.0 };
-    number.to_be_bytes().to_vec()
+    number.to_be_bytes()
 }
 
 fn decimal(array: &ArrayRef, at: usize) -> Result<Cow<'_, [u8]>> {
+    if let ArrowType::Utf8 | ArrowType::Binary = array.data_type()
+        && let Some(number) = already_plain(raw(array, at)?)
+    {
+        return Ok(Cow::Borrowed(number));
+    }
     let number = match array.data_type() {
         ArrowType::Decimal128(_, scale) => {
             Some(decimal_text(array.as_primitive::<Decimal128Type>().value(at), *scale))
@@ -164,6 +251,28 @@ fn decimal(array: &ArrayRef, at: usize) -> Result<Cow<'_, [u8]>> {
 
 fn decimal_text(value: i128, scale: i8) -> String {
     format!("{value}e{}", -i32::from(scale))
+}
+
+/// The decimal itself without its last zeros, if nothing else is to be done about it, as with nearly all that come from a
+/// database: digits with a point, no zero in front.
+fn already_plain(text: &[u8]) -> Option<&[u8]> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let point = digits.iter().position(|byte| *byte == b'.');
+    let (whole, part) = digits.split_at(point.unwrap_or(digits.len()));
+    let part = part.get(1..).unwrap_or_default();
+    let is_plain = match whole {
+        [] => false,
+        // Minus zero is zero, and 0.00 too.
+        [b'0'] => digits.len() == text.len() && (point.is_none() || part.iter().any(|digit| *digit != b'0')),
+        [first, ..] => *first != b'0',
+    };
+    if !is_plain || !whole.iter().chain(part).all(u8::is_ascii_digit) {
+        return None;
+    }
+    let Some(last) = part.iter().rposition(|digit| *digit != b'0') else {
+        return Some(&text[..text.len() - part.len() - usize::from(point.is_some())]);
+    };
+    Some(&text[..text.len() - part.len() + last + 1])
 }
 
 /// Digits that an exponent may stand for: more than any system's decimals have.
@@ -297,6 +406,16 @@ mod tests {
         ] {
             assert_eq!(plain(given).as_deref(), Some(expected), "{given}");
         }
+        for given in [
+            "0", "-0", "0.0", "0.50", "-0.5", "10", "100.00", "-1.50", "01", "1.", "7.000100", "-", "", "1.x",
+        ] {
+            let expected = plain(given).unwrap_or_else(|| "none".to_owned());
+            if let Some(found) = already_plain(given.as_bytes()) {
+                assert_eq!(std::str::from_utf8(found), Ok(expected.as_str()), "{given}");
+            }
+        }
+        assert_eq!(already_plain(b"100.50"), Some(&b"100.5"[..]));
+        assert_eq!(already_plain(b"100.00"), Some(&b"100"[..]));
         for given in ["", ".", "-", "1e", "1.2.3", "0x10", "1e999999999", "١"] {
             assert_eq!(plain(given), None, "{given}");
         }

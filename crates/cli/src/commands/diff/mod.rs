@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `outcome` | what became of a table |
 //! | `repairs` | guard, plan, approval; the tables that are written |
+//! | `queries` | queries of the source that stand for tables |
 //! | `report` | every differing row, as a file |
 //! | `render` | the text |
 
 mod outcome;
+mod queries;
 mod render;
 mod repairs;
 mod report;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncline_connectors::registry;
-use syncline_core::{ErrorKind, Result, Source};
+use syncline_core::{ErrorKind, Query, Result, Source};
 use syncline_engine::diff::sketches::{Difference, HashKey};
 use syncline_engine::diff::{self, Comparison, Pairing, RowsRead, TableDiff, Writer};
 use syncline_store::{RunId, RunKind, RunOutcome, Store};
@@ -47,7 +49,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// # Errors
 /// As any read; configuration if tables or columns have no counterpart.
 pub(crate) async fn run(args: &DiffArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let sides = Sides::new(args)?;
+    let sides = Sides::new(args).await?;
     let directory = state::directory(&args.state)?;
     let mut repairs = Repairs::new(args, &sides.names(), &directory)?;
     let store = Store::open(&directory)?;
@@ -74,21 +76,25 @@ struct Sides {
     /// The destination as it is read.
     destination: Arc<dyn Source>,
     destination_url: String,
+    /// What stands for tables of the source.
+    queries: Vec<Query>,
 }
 
 impl Sides {
-    fn new(args: &DiffArgs) -> Result<Self> {
+    async fn new(args: &DiffArgs) -> Result<Self> {
         let destination_url = spec::from_anywhere(&args.destination);
-        Ok(Self {
-            source: registry::source(&spec::from_anywhere(&args.source))
-                .map_err(|error| error.context("source"))?,
-            destination: registry::source(&destination_url).map_err(|error| error.context("destination"))?,
-            destination_url,
-        })
+        let source = registry::source(&spec::from_anywhere(&args.source));
+        let source = source.map_err(|error| error.context("source"))?;
+        let destination = registry::source(&destination_url).map_err(|error| error.context("destination"))?;
+        let queries = queries::of(args, destination.as_ref()).await?;
+        let source = if queries.is_empty() { source } else { queries::as_source(&source, &queries)? };
+        Ok(Self { source, destination, destination_url, queries })
     }
 
+    /// The two sides as a plan names them.
     fn names(&self) -> String {
-        format!("{} → {}", self.source.address(), self.destination.address())
+        let queries = self.queries.iter().map(|query| format!("; {}: {}", query.table, query.sql));
+        format!("{} → {}{}", self.source.address(), self.destination.address(), queries.collect::<String>())
     }
 }
 
@@ -143,6 +149,8 @@ fn keep_run(
         "source": sides.source.address(),
         "destination": sides.destination.address(),
         "tables_asked": args.table,
+        "queries": args.query,
+        "keys": args.key,
         "exclude": args.exclude,
         "exclude_columns": args.exclude_column,
         "schema_map": args.schema_map,

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use syncline_core::{Error, Result, TableId, TablePattern};
+use syncline_core::{Error, ErrorKind, Result, TableId, TablePattern};
 use syncline_engine::diff::sketches::Difference;
 use syncline_engine::diff::{Comparison, Guard, KeyBytes, NotUnique, Plan, TableDiff, Writer};
 
@@ -33,6 +33,8 @@ pub(super) struct Repairs {
     guard: Guard,
     /// Columns that must be unique at the source.
     unique: Vec<(TablePattern, Vec<String>)>,
+    /// Whether queries stand for the source's tables.
+    of_queries: bool,
     /// What was stopped or only shown: what an approval would run.
     waiting: Plan,
     /// Where plans are kept.
@@ -60,7 +62,15 @@ impl Repairs {
             Intent::Approved(plan) => plan.emptied(),
             _ => Plan::new(random_key()?, of),
         };
-        Ok(Self { intent, guard, unique, waiting, directory, writer: None })
+        Ok(Self {
+            intent,
+            guard,
+            unique,
+            of_queries: !args.query.is_empty(),
+            waiting,
+            directory,
+            writer: None,
+        })
     }
 
     /// Whether a table is compared at all: an approval is about the tables of its plan.
@@ -108,6 +118,9 @@ impl Repairs {
         }
         Ok(match self.repair(comparison, diff, difference, report).await {
             Ok(decision) => decision,
+            Err(error) if self.of_queries && error.kind() == ErrorKind::Configuration => {
+                failed(error.with_remedy("cast the columns of the query to what the destination's table has"))
+            }
             Err(error) => failed(error),
         })
     }

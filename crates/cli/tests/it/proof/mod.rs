@@ -28,6 +28,7 @@ mod pair;
 mod plain;
 mod plain_sqlite;
 mod plain_tables;
+mod queries;
 mod refusals;
 mod repair;
 mod verify;

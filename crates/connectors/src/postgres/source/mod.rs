@@ -9,6 +9,7 @@
 //! | `setup` | publication and slot: made, found, measured, dropped |
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
 //! | `stream` | the changes |
+//! | `query` | queries that stand for tables |
 
 mod catalog;
 mod check;
@@ -18,6 +19,7 @@ mod hex;
 mod identity;
 mod parts;
 mod pool;
+mod query;
 mod setup;
 mod show;
 mod snapshot;
@@ -27,7 +29,9 @@ mod typed;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use syncline_core::{Carriage, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema};
+use syncline_core::{
+    Carriage, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema,
+};
 
 use super::url::Address;
 use pool::Pool;
@@ -88,5 +92,15 @@ impl Source for PostgresSource {
 
     fn streams(&self) -> Option<&dyn Streams> {
         Some(self)
+    }
+
+    fn queries(&self) -> Option<&dyn Queries> {
+        Some(self)
+    }
+}
+
+impl Queries for PostgresSource {
+    fn as_source(&self, queries: Vec<Query>) -> Arc<dyn Source> {
+        Arc::new(query::QuerySource::new(self.pool.clone(), queries))
     }
 }

@@ -6,6 +6,7 @@
 //! | `discover` | the selected tables as schemas |
 //! | `snapshot`, `page`, `range` | chunks, the pages they are read in, and the cut between chunks and stream |
 //! | `capture` | triggers and log tables: making, verifying, dropping |
+//! | `query` | queries that stand for tables |
 //! | `stream`, `read` | the log and the rows its keys name, read in one transaction |
 //!
 //! SQLite has one writer at a time, so the number of the newest log entry inside a read transaction says exactly what
@@ -15,6 +16,7 @@ mod capture;
 mod check;
 mod discover;
 mod page;
+mod query;
 mod range;
 mod read;
 mod snapshot;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Family, Finding, PipelineName, Result, Selection, Snapshots, Source, Streams, TableSchema,
+    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema,
 };
 
 use super::connect::{Shared, blocking, open_reader};
@@ -75,5 +77,15 @@ impl Source for SqliteSource {
 
     fn streams(&self) -> Option<&dyn Streams> {
         Some(self)
+    }
+
+    fn queries(&self) -> Option<&dyn Queries> {
+        Some(self)
+    }
+}
+
+impl Queries for SqliteSource {
+    fn as_source(&self, queries: Vec<Query>) -> Arc<dyn Source> {
+        Arc::new(query::QuerySource::new(self.path.clone(), queries))
     }
 }

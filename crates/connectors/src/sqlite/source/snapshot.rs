@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 use syncline_core::{
     Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, PipelineName, ReadMark,
     Result, SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
@@ -80,7 +80,7 @@ impl Held {
 }
 
 /// Begins a read transaction and says what it sees. Reading the catalogue is what fixes it.
-fn begin(conn: &Connection, pipeline: Option<&PipelineName>) -> Result<Mark> {
+pub(super) fn begin(conn: &Connection, pipeline: Option<&PipelineName>) -> Result<Mark> {
     conn.execute_batch("BEGIN; SELECT count(*) FROM main.sqlite_schema").during("beginning a read")?;
     let log = match pipeline {
         Some(pipeline) => capture::find_log(conn, pipeline)?,
@@ -281,17 +281,26 @@ fn read_rows(conn: &Connection, table: &Arc<TableSchema>, keys: &RecordBatch) ->
         let key = cells::row(table, table.row_key.iter().copied(), keys, at)?;
         let mut rows = statement.query(params_from_iter(&key)).during(doing)?;
         while let Some(row) = rows.next().during(doing)? {
-            let mut same = true;
-            for (part, column) in table.row_key.iter().enumerate() {
-                let found = row.get_ref(*column).during(doing)?;
-                same &= value::identical(found, cells::value_ref(&key[part]));
-            }
-            if same {
-                builder.push(row)?;
-            }
+            pushed_if_same(&mut builder, table, &key, row)?;
         }
     }
     builder.finish()
+}
+
+/// Takes a row that was found by a key, if its key is the very same: SQLite also finds what only compares equal.
+pub(super) fn pushed_if_same(
+    builder: &mut RowsBuilder,
+    table: &TableSchema,
+    key: &[cells::Cell<'_>],
+    row: &Row<'_>,
+) -> Result<()> {
+    for (part, column) in key.iter().zip(&table.row_key) {
+        let found = row.get_ref(*column).during("reading rows by key")?;
+        if !value::identical(found, cells::value_ref(part)) {
+            return Ok(());
+        }
+    }
+    builder.push(row)
 }
 
 /// A chunk being read: while one page is loaded the next is read.

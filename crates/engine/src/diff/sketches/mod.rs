@@ -56,6 +56,6 @@ pub use hash::{HashKey, KeyHash, RowHash};
 pub use message::{CellRun, Opening, Reply, Request};
 pub use negotiate::{Asker, Outcome, Step, Traffic, answer, answer_bytes, compare};
 pub use range::{KeyRange, RangePlan};
-pub use scan::{Identity, Scan};
+pub use scan::{Identity, Scan, Scanner};
 pub use sketch::{Sketch, SketchSize};
 pub use wire::VERSION;

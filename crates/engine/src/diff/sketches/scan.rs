@@ -1,12 +1,12 @@
 //! What one scan of one side gives: its digest and its largest sketch.
 //!
-//! Rows come in any order. Parallel readers each fill a scan of their own, and the parts are merged; memory is 64 bytes a
-//! cell for each of them.
+//! Rows come in any order. Parallel readers each fill a scan of their own by a [`Scanner`], and the parts are merged; memory
+//! is 64 bytes a cell for each of them.
 
 use super::cell::{Cell, KEY_BYTES_MAX, KEY_FIELD_BYTES, KeyField};
 use super::digest::TableDigest;
 use super::error::DiffError;
-use super::hash::HashKey;
+use super::hash::{HashKey, RowHash};
 use super::range::KeyRange;
 use super::sketch::{Sketch, SketchSize};
 
@@ -32,11 +32,22 @@ pub struct Scan {
     sketch: Sketch,
 }
 
-impl Scan {
+/// Fills a [`Scan`]. Adding a row to four cells at random places waits for the cache most of its time; several rows together
+/// wait for it once.
+#[derive(Debug, Clone)]
+pub struct Scanner {
+    scan: Scan,
+    waiting: Vec<(RowHash, Cell)>,
+}
+
+/// Rows that wait until their cells are fetched: 4 KB of cells, far less than the first cache has.
+const TOGETHER: usize = 16;
+
+impl Scanner {
     /// A scan that has seen no row. `size` is the largest sketch that can be asked of it.
     #[must_use]
     pub fn new(hash_key: HashKey, identity: Identity, range: KeyRange, size: SketchSize) -> Self {
-        Self {
+        let scan = Scan {
             hash_key,
             identity,
             range,
@@ -44,18 +55,43 @@ impl Scan {
             long_keys: 0,
             common: CommonBytes::default(),
             sketch: Sketch::new(size),
-        }
+        };
+        Self { scan, waiting: Vec::with_capacity(TOGETHER) }
     }
 
     /// Adds a row, given by the canonical encodings of its key columns and of all its columns. A row outside the range
     /// is left out. Without a key, `key` is not looked at.
     #[inline]
     pub fn add_row(&mut self, key: &[u8], row: &[u8]) {
+        let Some(element) = self.scan.element(key, row) else { return };
+        self.waiting.push(element);
+        if self.waiting.len() == TOGETHER {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.scan.sketch.insert_all(&self.waiting);
+        self.waiting.clear();
+    }
+
+    /// What was scanned.
+    #[must_use]
+    pub fn finish(mut self) -> Scan {
+        self.settle();
+        self.scan
+    }
+}
+
+impl Scan {
+    /// What a row puts into the sketch; counts it.
+    #[inline]
+    fn element(&mut self, key: &[u8], row: &[u8]) -> Option<(RowHash, Cell)> {
         let (row, key_hash, field) = match self.identity {
             Identity::Key => {
                 let key_hash = self.hash_key.key(key);
                 if !self.range.contains(key_hash) {
-                    return;
+                    return None;
                 }
                 self.long_keys += u64::from(key.len() > KEY_BYTES_MAX);
                 (self.hash_key.row(row), key_hash, KeyField::of(key, key_hash))
@@ -64,7 +100,7 @@ impl Scan {
                 let row = self.hash_key.row(row);
                 let key_hash = self.hash_key.key_of_row(row);
                 if !self.range.contains(key_hash) {
-                    return;
+                    return None;
                 }
                 (row, key_hash, KeyField::EMPTY)
             }
@@ -72,7 +108,7 @@ impl Scan {
         let check = self.hash_key.check(row);
         self.digest.add(row, check, key_hash);
         self.common.add(&field);
-        self.sketch.insert(row, &Cell::element(row, check, field));
+        Some((row, Cell::element(row, check, field)))
     }
 
     /// Adds another part of the same side, scanned with the same terms.

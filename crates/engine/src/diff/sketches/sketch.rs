@@ -108,12 +108,13 @@ impl Sketch {
         &mut self.cells
     }
 
-    /// Puts a row in.
-    #[inline]
-    pub(super) fn insert(&mut self, row: RowHash, element: &Cell) {
+    /// Puts rows in. Sub-table by sub-table, so that the processor fetches the cells of several rows at once.
+    pub(super) fn insert_all(&mut self, elements: &[(RowHash, Cell)]) {
         for sub_table in 0..SUB_TABLES {
-            let index = self.size.index(sub_table, row);
-            self.cells[index].add(element);
+            for (row, element) in elements {
+                let index = self.size.index(sub_table, *row);
+                self.cells[index].add(element);
+            }
         }
     }
 

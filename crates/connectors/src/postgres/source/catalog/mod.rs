@@ -10,7 +10,7 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use syncline_core::{Column, Error, Result, Selection, TableId, TablePattern, TableSchema};
+use syncline_core::{Column, Error, Query, Result, Selection, TableId, TablePattern, TableSchema};
 
 use crate::postgres::connect::Session;
 use rows::Member;
@@ -52,6 +52,16 @@ impl Catalog {
         catalog.check_patterns(selection)?;
         catalog.check_exclusions(selection)?;
         Ok(catalog)
+    }
+
+    /// Describes queries as if they were tables.
+    pub(super) async fn of_queries(session: &Session, queries: &[&Query]) -> Result<Self> {
+        let mut relations = Vec::with_capacity(queries.len());
+        for query in queries {
+            relations.push(read::relation_of(session, query).await?);
+        }
+        let types = Types::read(session, &relations).await?;
+        Ok(Self { relations, others: Vec::new(), names: BTreeSet::new(), types, parts: HashMap::new() })
     }
 
     /// The selected tables as a pipeline sees them.

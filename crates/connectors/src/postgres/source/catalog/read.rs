@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use syncline_core::{Result, TableId};
+use syncline_core::{Error, Query, Result, TableId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::rows::{Attribute, Generated, Identity, Kind, Member, Relation};
 use crate::postgres::connect::Session;
-use crate::postgres::error;
+use crate::postgres::{error, quote};
 
 /// Bytes a row is taken to have where nothing was ever counted.
 const ROW_BYTES_GUESSED: f64 = 100.0;
@@ -49,6 +49,66 @@ pub(super) async fn relations(session: &Session) -> Result<Vec<Relation>> {
             rows_hidden: row.get(9),
         })
         .collect())
+}
+
+/// What a query returns, as the columns of a table. Nothing of it is run.
+pub(super) async fn relation_of(session: &Session, query: &Query) -> Result<Relation> {
+    let failed = |error| {
+        error::from_client(error, "describing a query").with_table(&query.table).with_remedy(
+            "correct the query: one SELECT, with its tables in the search path of the user or named with their schema",
+        )
+    };
+    let begin = format!("BEGIN READ ONLY; {}", super::super::query::SEARCH_PATH);
+    session.batch_execute(&begin).await.map_err(failed)?;
+    let prepared = session.prepare(&quote::all_of_query(&query.sql)).await;
+    session.batch_execute("ROLLBACK").await.map_err(failed)?;
+    let prepared = prepared.map_err(failed)?;
+    let oids: Vec<u32> = prepared.columns().iter().map(|column| column.type_().oid()).collect();
+    let modifiers: Vec<i32> = prepared.columns().iter().map(|column| column.type_modifier()).collect();
+    let sql = "SELECT format_type(oid, modifier)
+               FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS types(oid, modifier, place) ORDER BY place";
+    let types = session.query(sql, &[&oids, &modifiers]).await.map_err(failed)?;
+    let attributes = prepared.columns().iter().zip(&types).map(|(column, sql_type)| Attribute {
+        name: column.name().to_owned(),
+        type_oid: column.type_().oid(),
+        sql_type: sql_type.get(0),
+        not_null: false,
+        collation: None,
+        generated: None,
+    });
+    let attributes: Vec<Attribute> = attributes.collect();
+    require_columns(query, &attributes)?;
+    Ok(Relation {
+        oid: 0,
+        id: query.table.clone(),
+        kind: Kind::View,
+        identity: if query.key.is_empty() { Identity::Nothing } else { Identity::Index(query.key.clone()) },
+        attributes,
+        rows_estimated: 0,
+        members: Vec::new(),
+        selectable: true,
+        owned: false,
+        rows_hidden: false,
+    })
+}
+
+/// Columns need names of their own, and those of the key must be among them.
+fn require_columns(query: &Query, attributes: &[Attribute]) -> Result<()> {
+    let wrong = |what: String, remedy: &str| {
+        Err(Error::configuration(what).with_table(&query.table).with_remedy(remedy))
+    };
+    for (at, attribute) in attributes.iter().enumerate() {
+        if attributes[..at].iter().any(|earlier| earlier.name == attribute.name) {
+            let what = format!("the query returns two columns named `{}`", attribute.name);
+            return wrong(what, "give each a name of its own with AS");
+        }
+    }
+    match query.key.iter().find(|key| !attributes.iter().any(|attribute| attribute.name == **key)) {
+        Some(key) => {
+            wrong(format!("the query returns no column `{key}`, which is to be its key"), "correct --key")
+        }
+        None => Ok(()),
+    }
 }
 
 /// A negative figure is a size in bytes.

@@ -14,34 +14,61 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::postgres::connect::Session;
 use crate::postgres::source::pool::Pool;
+use crate::postgres::source::query::SEARCH_PATH;
 use crate::postgres::source::typed::{self, ColumnDecoder};
 use crate::postgres::{error, quote};
 
 /// Keys asked for before the first answer is awaited.
 const PIPELINED_MAX: usize = 256;
 
+/// Where the rows are looked for.
+pub(super) struct From {
+    /// As a FROM clause names it.
+    relation: String,
+    /// What begins the transaction.
+    opening: String,
+    /// For each key column its type's `=`; none: the one in scope.
+    equals: Vec<String>,
+}
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+impl From {
+    /// The table itself.
+    pub(super) async fn table(session: &Session, table: &TableSchema) -> Result<Self> {
+        let name = quote::table(&table.id);
+        let partitioned = session
+            .query_one("SELECT relkind = 'p' FROM pg_class WHERE oid = $1::text::regclass", &[&name])
+            .await
+            .map_err(|e| error::from_client(e, "reading rows by key").with_table(&table.id))?;
+        let only = if partitioned.get(0) { "" } else { "ONLY " };
+        let relation = format!("{only}{name}");
+        Ok(Self {
+            // The lock first: what a rewrite does to older snapshots is then over, or waits for us.
+            opening: format!("{BEGIN}; LOCK TABLE {relation} IN ACCESS SHARE MODE"),
+            relation,
+            equals: equal_operators(session, table).await?,
+        })
+    }
+
+    /// A query that stands for it.
+    pub(super) fn query(sql: &str) -> Self {
+        Self { relation: quote::query(sql), opening: format!("{BEGIN}; {SEARCH_PATH}"), equals: Vec::new() }
+    }
+}
+
 /// Reads the rows of `keys` in one snapshot.
 pub(super) async fn read(
     pool: &Pool,
+    session: Session,
+    from: &From,
     table: &Arc<TableSchema>,
     keys: &RecordBatch,
 ) -> Result<(RecordBatch, ReadMark)> {
     let failed = |e| error::from_client(e, "reading rows by key").with_table(&table.id);
-    let session = pool.take().await?;
-    let name = quote::table(&table.id);
-    let partitioned = session
-        .query_one("SELECT relkind = 'p' FROM pg_class WHERE oid = $1::text::regclass", &[&name])
-        .await
-        .map_err(failed)?;
-    let only = if partitioned.get(0) { "" } else { "ONLY " };
-    let equals = equal_operators(&session, table).await?;
-    // The lock first: what a rewrite does to older snapshots is then over, or waits for us.
-    let opening = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {only}{name} IN ACCESS SHARE MODE"
-    );
-    session.batch_execute(&opening).await.map_err(failed)?;
+    session.batch_execute(&from.opening).await.map_err(failed)?;
     let mark = session.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(failed)?;
-    let statement = session.prepare(&statement(table, only, &equals)).await.map_err(failed)?;
+    let statement = session.prepare(&statement(table, from)).await.map_err(failed)?;
     let mut rows = Vec::with_capacity(keys.num_rows());
     for first in (0..keys.num_rows()).step_by(PIPELINED_MAX) {
         let last = keys.num_rows().min(first + PIPELINED_MAX);
@@ -87,7 +114,7 @@ async fn equal_operators(session: &Session, table: &TableSchema) -> Result<Vec<S
 }
 
 /// Finds the row of one key. Not a join with arrays of keys: there is no array of arrays.
-fn statement(table: &TableSchema, only: &str, equals: &[String]) -> String {
+fn statement(table: &TableSchema, from: &From) -> String {
     let value = |column: &Column| {
         let name = quote::ident(&column.name);
         match column.carriage {
@@ -101,12 +128,11 @@ fn statement(table: &TableSchema, only: &str, equals: &[String]) -> String {
     let condition = |(place, &column): (usize, &usize)| {
         let column = &table.columns[column];
         let text = if column.carriage == Carriage::Native { "" } else { "::text" };
-        let equal = equals.get(place).map_or("=", String::as_str);
+        let equal = from.equals.get(place).map_or("=", String::as_str);
         format!("{} {equal} ${}{text}::{}", quote::ident(&column.name), place + 1, column.native_type)
     };
     let conditions: Vec<String> = table.row_key.iter().enumerate().map(condition).collect();
-    let name = quote::table(&table.id);
-    format!("SELECT {} FROM {only}{name} WHERE {}", values.join(", "), conditions.join(" AND "))
+    format!("SELECT {} FROM {} WHERE {}", values.join(", "), from.relation, conditions.join(" AND "))
 }
 
 /// The values of one key.

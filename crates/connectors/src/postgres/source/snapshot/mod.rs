@@ -29,7 +29,7 @@ use arrow_array::{ArrayRef, RecordBatch};
 use async_trait::async_trait;
 use syncline_core::encoding::BulkRows;
 use syncline_core::{
-    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Error, ErrorKind, ReadMark, Result, RowKey,
+    Chunk, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, ErrorKind, ReadMark, Result, RowKey,
     SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
 };
 
@@ -280,6 +280,45 @@ impl OneSnapshot {
     }
 }
 
+/// The rows of a query being read.
+pub(super) struct QueryRead<'a> {
+    pub(super) pool: &'a Pool,
+    /// As it was described.
+    pub(super) table: &'a Arc<TableSchema>,
+    pub(super) sql: &'a str,
+}
+
+impl QueryRead<'_> {
+    /// All of them.
+    pub(super) async fn all(&self) -> Result<Box<dyn ChunkReader>> {
+        let (table, rows) = (self.table, Rows::Query(self.sql));
+        let request = Request { table, relation: &table.id, rows, snapshot: None, node: None };
+        match read::begin(self.pool, &request).await? {
+            Begun::Reading(reader) => Ok(reader),
+            Begun::SnapshotLost | Begun::Rewritten => {
+                Err(Error::bug("a query has neither a snapshot of others nor a file").with_table(&table.id))
+            }
+        }
+    }
+
+    /// Those of these keys.
+    pub(super) async fn keys(&self, keys: &RecordBatch) -> Result<(RecordBatch, ReadMark)> {
+        let session = self.pool.take().await?;
+        keys::read(self.pool, session, &keys::From::query(self.sql), self.table, keys).await
+    }
+}
+
+/// A cutter for the bulk pieces of chunks that come undecoded.
+pub(super) fn bulk_rows(table: &TableSchema) -> Option<Box<dyn BulkRows>> {
+    (!typed::is_typed(table)).then(|| bulk::rows_of(table))
+}
+
+/// Whether a read saw every one of these transactions.
+pub(super) fn saw(mark: &ReadMark, transactions: &[u64]) -> Result<bool> {
+    let snapshot: Snapshot = mark.0.parse()?;
+    Ok(transactions.iter().all(|&transaction| snapshot.saw(transaction)))
+}
+
 /// A leaf cannot be read any more; what it brought is not known.
 fn leaf_gone(table: &TableId) -> Error {
     Error::new(ErrorKind::Data, "a partition that was to be read was detached or dropped again")
@@ -353,7 +392,7 @@ impl Snapshots for Snapshotter {
     }
 
     fn bulk_rows(&self, table: &TableSchema) -> Option<Box<dyn BulkRows>> {
-        (!typed::is_typed(table)).then(|| bulk::rows_of(table))
+        bulk_rows(table)
     }
 
     fn show(&self, column: &Column, value: &[u8]) -> String {
@@ -365,7 +404,9 @@ impl Snapshots for Snapshotter {
         table: &Arc<TableSchema>,
         keys: &RecordBatch,
     ) -> Result<(RecordBatch, ReadMark)> {
-        keys::read(&self.pool, table, keys).await
+        let session = self.pool.take().await?;
+        let from = keys::From::table(&session, table).await?;
+        keys::read(&self.pool, session, &from, table, keys).await
     }
 
     fn range_of_keys(&self, table: &TableSchema, keys: &RecordBatch) -> Result<String> {
@@ -379,8 +420,7 @@ impl Snapshots for Snapshotter {
     }
 
     fn saw(&self, mark: &ReadMark, transactions: &[u64]) -> Result<bool> {
-        let snapshot: Snapshot = mark.0.parse()?;
-        Ok(transactions.iter().all(|&transaction| snapshot.saw(transaction)))
+        saw(mark, transactions)
     }
 
     fn reads_one_snapshot(&self, table: &TableId) -> bool {

@@ -14,6 +14,7 @@ use tokio_postgres::{CopyOutStream, SimpleQueryMessage};
 use super::order::Order;
 use crate::postgres::connect::Session;
 use crate::postgres::source::pool::Pool;
+use crate::postgres::source::query::SEARCH_PATH;
 use crate::postgres::source::typed;
 use crate::postgres::{error, quote};
 
@@ -38,6 +39,8 @@ pub(super) enum Rows<'a> {
     WithPartitions,
     /// Those of the relation itself in these blocks.
     Blocks { from: Option<u64>, to: Option<u64> },
+    /// What a query returns.
+    Query(&'a str),
     /// Those of the relation itself in this range of a column.
     Keys { column: &'a str, order: Order, from: Option<&'a str>, to: Option<&'a str> },
 }
@@ -94,6 +97,12 @@ pub(super) async fn begin(pool: &Pool, request: &Request<'_>) -> Result<Begun> {
 
 /// Everything before the rows, in one round trip.
 fn opening(request: &Request<'_>) -> String {
+    if let Rows::Query(_) = request.rows {
+        return format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SEARCH_PATH}; \
+             SELECT pg_current_snapshot()::text, NULL"
+        );
+    }
     let name = quote::table(request.relation);
     let only = if matches!(request.rows, Rows::WithPartitions) { "" } else { "ONLY " };
     let snapshot = request.snapshot.map_or_else(String::new, |snapshot| {
@@ -118,6 +127,7 @@ fn copy_statement(request: &Request<'_>) -> String {
     let form = copy_form(request.table);
     let what = match &request.rows {
         Rows::WithPartitions => format!("(SELECT {columns} FROM {name})"),
+        Rows::Query(sql) => format!("(SELECT {columns} FROM {})", quote::query(sql)),
         // COPY of a table by name reads that table only, and faster than through a query.
         Rows::Blocks { from: None, to: None } | Rows::Keys { from: None, to: None, .. } => {
             format!("{name} ({columns})")
@@ -129,7 +139,7 @@ fn copy_statement(request: &Request<'_>) -> String {
 
 fn predicate(rows: &Rows<'_>) -> String {
     let (low, high) = match rows {
-        Rows::WithPartitions => (None, None),
+        Rows::WithPartitions | Rows::Query(_) => (None, None),
         Rows::Blocks { from, to } => (
             from.map(|block| format!("ctid >= '({block},0)'::tid")),
             to.map(|block| format!("ctid < '({block},0)'::tid")),

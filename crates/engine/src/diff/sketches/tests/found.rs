@@ -62,11 +62,12 @@ proptest! {
     ) {
         let key = hash_key(seed);
         let row = |number: &u16| column(&number.to_be_bytes());
-        let mut sides = [(); 2].map(|()| Scan::new(key.clone(), Identity::WholeRow, KeyRange::ALL, size(10)));
+        let mut sides = [(); 2].map(|()| Scanner::new(key.clone(), Identity::WholeRow, KeyRange::ALL, size(10)));
         for (number, (left, right)) in &counts {
             (0..*left).for_each(|_| sides[0].add_row(&[], &row(number)));
             (0..*right).for_each(|_| sides[1].add_row(b"ignored", &row(number)));
         }
+        let sides = sides.map(Scanner::finish);
         let more = |of: fn(&(u32, u32)) -> (u32, u32)| {
             let more = counts.iter().map(|(number, counts)| (key.row(&row(number)), of(counts)));
             let more = more.filter(|(_, (these, those))| these > those);
@@ -87,9 +88,10 @@ proptest! {
 #[test]
 fn copies_are_counted_up_to_their_bound() {
     let key = hash_key(1);
-    let mut left = Scan::new(key.clone(), Identity::WholeRow, KeyRange::ALL, SketchSize::MIN);
-    let empty = left.clone();
+    let mut left = Scanner::new(key.clone(), Identity::WholeRow, KeyRange::ALL, SketchSize::MIN);
+    let empty = left.clone().finish();
     left.add_row(&[], b"row");
+    let mut left = left.finish();
     for doublings in 0..=32 {
         let outcome = compare(&left, &empty, 1).unwrap();
         if doublings < 31 {
@@ -107,9 +109,9 @@ fn copies_are_counted_up_to_their_bound() {
 fn keys_that_a_side_has_twice_are_no_updates() {
     let key = hash_key(2);
     let scan = |rows: &[(&[u8], &[u8])]| {
-        let mut scan = Scan::new(key.clone(), Identity::Key, KeyRange::ALL, SketchSize::MIN);
+        let mut scan = Scanner::new(key.clone(), Identity::Key, KeyRange::ALL, SketchSize::MIN);
         rows.iter().for_each(|(key, row)| scan.add_row(key, row));
-        scan
+        scan.finish()
     };
     let found =
         |left: &[(&[u8], &[u8])], right: &[(&[u8], &[u8])]| match compare(&scan(left), &scan(right), 1) {

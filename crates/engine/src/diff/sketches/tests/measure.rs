@@ -9,13 +9,14 @@ use super::*;
 fn a_row_of_100_bytes() {
     const ROWS: u32 = 5_000_000;
     for bits in [12, 14, 16, 18] {
-        let mut scan = Scan::new(hash_key(1), Identity::Key, KeyRange::ALL, size(bits));
+        let mut scan = Scanner::new(hash_key(1), Identity::Key, KeyRange::ALL, size(bits));
         let mut row = [7u8; 100];
         let started = Instant::now();
         for number in 0..u64::from(ROWS) {
             row[4..12].copy_from_slice(&number.to_be_bytes());
             scan.add_row(&row[..12], &row);
         }
+        let scan = scan.finish();
         let each = started.elapsed() / ROWS;
         println!("2^{bits} cells: {each:?} a row ({:x})", scan.digest().check_sum);
     }

@@ -42,11 +42,11 @@ fn scattered(number: u64) -> u64 {
 }
 
 fn scan_of(rows: &Rows, key: &HashKey, range: KeyRange, size: SketchSize) -> Scan {
-    let mut scan = Scan::new(key.clone(), Identity::Key, range, size);
+    let mut scan = Scanner::new(key.clone(), Identity::Key, range, size);
     for (key, value) in rows {
         scan.add_row(key, &row_of(key, *value));
     }
-    scan
+    scan.finish()
 }
 
 /// What a sketch can say of a key.

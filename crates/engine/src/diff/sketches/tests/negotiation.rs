@@ -74,9 +74,9 @@ fn few_differences_cost_a_small_sketch() {
 /// The difference of two sides that have nothing in common, as a sketch.
 fn difference(key: &HashKey, left: u64, right: u64, bits: u32) -> Sketch {
     let side = |numbers: std::ops::Range<u64>| {
-        let mut scan = Scan::new(key.clone(), Identity::Key, KeyRange::ALL, size(bits));
+        let mut scan = Scanner::new(key.clone(), Identity::Key, KeyRange::ALL, size(bits));
         numbers.for_each(|number| scan.add_row(&number.to_be_bytes(), &number.to_be_bytes()));
-        scan
+        scan.finish()
     };
     let mut sketch = side(0..left).sketch().clone();
     sketch.subtract(side(left..left + right).sketch()).unwrap();
@@ -154,12 +154,13 @@ fn estimates_are_near_the_truth() {
 #[test]
 fn many_copies_of_few_rows_are_found() {
     let key = hash_key(5);
-    let mut left = Scan::new(key.clone(), Identity::WholeRow, KeyRange::ALL, size(12));
-    let right = left.clone();
+    let mut left = Scanner::new(key.clone(), Identity::WholeRow, KeyRange::ALL, size(12));
+    let right = left.clone().finish();
     for row in 0..1_000u64 {
         let copies = if row % 4 == 0 { 1 + scattered(row) % 3_000 } else { 1 };
         (0..copies).for_each(|_| left.add_row(&[], &row.to_be_bytes()));
     }
+    let left = left.finish();
     let (outcome, traffic) = compare_by_bytes(&left, &right, 1);
     let Outcome::Different(found) = outcome else { panic!("{outcome:?}") };
     assert_eq!(found.only_left.len(), 1_000);

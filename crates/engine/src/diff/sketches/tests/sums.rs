@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use super::*;
 
 fn scan(rows: &[(Vec<u8>, u64)], seed: u8, bits: u32) -> Scan {
-    let mut scan = Scan::new(hash_key(seed), Identity::Key, KeyRange::ALL, size(bits));
+    let mut scan = Scanner::new(hash_key(seed), Identity::Key, KeyRange::ALL, size(bits));
     rows.iter().for_each(|(key, value)| scan.add_row(key, &row_of(key, *value)));
-    scan
+    scan.finish()
 }
 
 proptest! {
@@ -60,10 +60,10 @@ fn what_does_not_belong_together_is_not_put_together() {
     assert_eq!(one.merge(&scan(&[], 1, 9)), Err(DiffError::Sizes));
     let half = KeyRange::ALL.split(1).unwrap().next().unwrap();
     assert_eq!(
-        one.merge(&Scan::new(hash_key(1), Identity::Key, half, size(8))),
+        one.merge(&Scanner::new(hash_key(1), Identity::Key, half, size(8)).finish()),
         Err(DiffError::OtherComparison)
     );
-    let keyless = Scan::new(hash_key(1), Identity::WholeRow, KeyRange::ALL, size(8));
+    let keyless = Scanner::new(hash_key(1), Identity::WholeRow, KeyRange::ALL, size(8)).finish();
     assert_eq!(compare(&one, &keyless, 1), Err(DiffError::OtherComparison));
     assert_eq!(one.sketch().fold(size(9)), Err(DiffError::Sizes));
 }
@@ -92,9 +92,9 @@ fn ranges_cover_every_key_once() {
 #[test]
 fn a_digest_sees_what_other_sums_do_not() {
     let side = |rows: &[&[u8]]| {
-        let mut scan = Scan::new(hash_key(1), Identity::WholeRow, KeyRange::ALL, size(6));
+        let mut scan = Scanner::new(hash_key(1), Identity::WholeRow, KeyRange::ALL, size(6));
         rows.iter().for_each(|row| scan.add_row(&[], row));
-        *scan.digest()
+        *scan.finish().digest()
     };
     // A XOR would not see these: equal rows cancel.
     assert_ne!(side(&[b"a", b"a"]), side(&[]));
