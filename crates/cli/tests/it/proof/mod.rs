@@ -22,6 +22,7 @@
 mod addresses;
 mod circle;
 mod diff;
+mod generated;
 mod letters;
 mod memory;
 mod pair;

@@ -17,12 +17,13 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, TimeUnit};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use syncline_core::{Carriage, Column, DataType, Error, ErrorKind, Result, TableSchema};
 
 use super::copy_text;
 use super::datetime::{self, EPOCH_DAYS, EPOCH_US};
 use super::hex::{from_hex, to_hex};
+use super::snapshot::with_rest;
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -187,34 +188,41 @@ impl ColumnDecoder {
 pub(super) struct RowDecoder {
     table: TableSchema,
     /// The beginning of a row whose end has not come.
-    rest: BytesMut,
+    rest: Vec<u8>,
 }
 
 impl RowDecoder {
     pub(super) fn new(table: &TableSchema) -> Self {
-        Self { table: table.clone(), rest: BytesMut::new() }
+        Self { table: table.clone(), rest: Vec::new() }
     }
 
     /// The rows that end in this piece.
     pub(super) fn decode(&mut self, piece: &Bytes) -> Result<RecordBatch> {
-        self.rest.extend_from_slice(piece);
         let decoders = self.table.columns.iter().map(ColumnDecoder::new).collect::<Result<Vec<_>>>();
         let mut decoders = decoders?;
-        let whole = self.rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        for line in self.rest[..whole].split_inclusive(|&byte| byte == b'\n') {
-            let fields = copy_text::fields(&line[..line.len() - 1]);
-            if fields.len() != decoders.len() {
-                return Err(
-                    Error::bug("a row of COPY has another number of columns").with_table(&self.table.id)
-                );
+        let table = &self.table.id;
+        with_rest(&mut self.rest, piece, |bytes| {
+            let (rows, rest) = copy_text::rows(bytes);
+            for row in rows {
+                decode_row(row, &mut decoders).map_err(|error| error.with_table(table))?;
             }
-            for (decoder, field) in decoders.iter_mut().zip(fields) {
-                decoder.append(field.as_deref()).map_err(|error| error.with_table(&self.table.id))?;
-            }
-        }
-        self.rest.advance(whole);
+            Ok(bytes.len() - rest.len())
+        })?;
         batch(&self.table, &mut decoders)
     }
+}
+
+fn decode_row(row: &[u8], decoders: &mut [ColumnDecoder]) -> Result<()> {
+    let mut fields = copy_text::fields(row);
+    for decoder in decoders {
+        let field = fields.next().ok_or_else(other_columns)?;
+        decoder.append(field.as_deref())?;
+    }
+    if fields.next().is_some() { Err(other_columns()) } else { Ok(()) }
+}
+
+fn other_columns() -> Error {
+    Error::bug("a row of COPY has another number of columns")
 }
 
 /// A typed key's value in a text form that the server reads back as the same value.

@@ -32,7 +32,11 @@ fn cut_off() -> Error {
 }
 
 /// Calls `take` with what is left of the last piece and this one, and keeps what it has not used.
-fn with_rest(rest: &mut Vec<u8>, piece: &[u8], mut take: impl FnMut(&[u8]) -> Result<usize>) -> Result<()> {
+pub(in crate::postgres::source) fn with_rest(
+    rest: &mut Vec<u8>,
+    piece: &[u8],
+    mut take: impl FnMut(&[u8]) -> Result<usize>,
+) -> Result<()> {
     if rest.is_empty() {
         let used = take(piece)?;
         rest.extend_from_slice(&piece[used..]);
@@ -122,19 +126,20 @@ impl BulkRows for Text {
     fn cut(&mut self, piece: &[u8], row: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let (columns, encoded) = (self.columns, &mut self.row);
         with_rest(&mut self.rest, piece, |bytes| {
-            let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-            for line in bytes[..whole].split_inclusive(|&byte| byte == b'\n') {
-                let fields = copy_text::fields(&line[..line.len() - 1]);
-                if fields.len() != columns {
-                    return Err(not_a_copy());
-                }
+            let (lines, rest) = copy_text::rows(bytes);
+            for line in lines {
                 encoded.clear();
-                for field in fields {
+                let mut count = 0;
+                for field in copy_text::fields(line) {
                     encoding::append_value(field.as_deref(), encoded)?;
+                    count += 1;
+                }
+                if count != columns {
+                    return Err(not_a_copy());
                 }
                 row(encoded)?;
             }
-            Ok(whole)
+            Ok(bytes.len() - rest.len())
         })
     }
 

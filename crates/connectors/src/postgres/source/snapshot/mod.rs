@@ -33,6 +33,7 @@ use syncline_core::{
     SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
 };
 
+pub(super) use self::bulk::with_rest;
 use self::cut::Cutter;
 use self::holder::Holder;
 use self::mark::Snapshot;
