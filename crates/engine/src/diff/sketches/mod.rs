@@ -59,7 +59,7 @@ pub use error::DiffError;
 pub use hash::{HashKey, KeyHash, RowHash};
 pub use judge::{Judge, Next, Outcome};
 pub use message::{CellRun, Opening, Reply, Request};
-pub use negotiate::{Asker, Step, Traffic, answer, answer_bytes, compare};
+pub use negotiate::{Asker, Step, Traffic, answer, answer_bytes, compare, opening_bytes};
 pub use range::{KeyRange, RangePlan};
 pub use scan::{Identity, Scan};
 pub use sketch::{Sketch, SketchSize};

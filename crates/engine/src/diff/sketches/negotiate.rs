@@ -141,6 +141,12 @@ pub fn answer_bytes(scan: &Scan, request: &[u8]) -> Result<Vec<u8>, DiffError> {
     Ok(answer(scan, Request::from_bytes(request, fingerprint)?)?.to_bytes(fingerprint))
 }
 
+/// What is said of a scan before any cell, as the bytes of a reply: for an end that need not be asked for it.
+#[must_use]
+pub fn opening_bytes(scan: &Scan) -> Vec<u8> {
+    Reply::Digest(scan.opening()).to_bytes(scan.fingerprint())
+}
+
 /// Compares two scans that are in this process.
 ///
 /// # Errors
