@@ -27,7 +27,7 @@ mod typed;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use syncline_core::{Carriage, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema};
+use syncline_core::{Carriage, Column, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema};
 
 use super::url::Address;
 use pool::Pool;
@@ -35,6 +35,11 @@ use pool::Pool;
 /// Opens a URL. Connects to nothing yet.
 pub(crate) fn open(url: &str) -> Result<Arc<dyn Source>> {
     Ok(Arc::new(PostgresSource::new(Address::parse(url)?)))
+}
+
+/// A carried value as a person reads it.
+pub(crate) fn show(column: &Column, value: &[u8]) -> String {
+    show::value(column, value)
 }
 
 /// A database that is read.
