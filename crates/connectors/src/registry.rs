@@ -49,10 +49,11 @@ pub fn destination(url: &str) -> Result<Arc<dyn Destination>> {
     open(url)
 }
 
-/// How values of a family are shown, wherever they were read; `None` if no connector here carries them.
+/// The family of this name and how its values are shown, wherever they were read; `None` if no connector here carries them.
 #[must_use]
-pub fn show(family: Family) -> Option<Show> {
-    CONNECTORS.iter().find(|connector| connector.family == family).map(|connector| connector.show)
+pub fn family(name: &str) -> Option<(Family, Show)> {
+    let connector = CONNECTORS.iter().find(|connector| connector.family.0 == name)?;
+    Some((connector.family, connector.show))
 }
 
 fn find(url: &str) -> Result<&'static Connector> {

@@ -88,12 +88,6 @@ impl Family {
     pub const POSTGRES: Self = Self("postgres");
     /// SQLite.
     pub const SQLITE: Self = Self("sqlite");
-
-    /// The family of this name, if it is known.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::POSTGRES, Self::SQLITE].into_iter().find(|family| family.0 == name)
-    }
     /// The testkit's in-memory pair.
     pub const MEMORY: Self = Self("memory");
 }

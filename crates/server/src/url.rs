@@ -29,8 +29,11 @@ pub struct AgentUrl {
     connection: String,
     token: Token,
     tls: Option<Arc<ClientConfig>>,
-    show: fn(Family) -> Option<Show>,
+    known: Known,
 }
+
+/// The family of a name and how its values are shown, if it is known here.
+type Known = fn(&str) -> Option<(Family, Show)>;
 
 /// What the URL says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,11 +53,11 @@ impl AgentUrl {
         url.starts_with("syncline:")
     }
 
-    /// Reads a URL, and the files that it names. `show`: how values of a family are shown.
+    /// Reads a URL, and the files that it names. `known`: the families that are known here.
     ///
     /// # Errors
     /// Configuration if it is malformed, or a file cannot be used.
-    pub fn open(url: &str, show: fn(Family) -> Option<Show>) -> Result<Self> {
+    pub fn open(url: &str, known: Known) -> Result<Self> {
         let Parts { host, port, connection, tls, ca, token_file } = Parts::read(url)?;
         let is_near = is_here(&host);
         if tls == Some(false) && !is_near {
@@ -64,7 +67,7 @@ impl AgentUrl {
         let speaks_tls = tls.unwrap_or(ca.is_some() || !is_near);
         let tls = if speaks_tls { Some(tls::trusting(ca.as_deref())?) } else { None };
         let token = Token::load(token_file.as_deref())?;
-        Ok(Self { host, port, connection, token, tls, show })
+        Ok(Self { host, port, connection, token, tls, known })
     }
 
     async fn connect(&self) -> Result<TcpStream> {
@@ -121,8 +124,8 @@ impl Dial for AgentUrl {
         self.token.secret()
     }
 
-    fn show(&self, family: Family) -> Option<Show> {
-        (self.show)(family)
+    fn family(&self, name: &str) -> Option<(Family, Show)> {
+        (self.known)(name)
     }
 }
 

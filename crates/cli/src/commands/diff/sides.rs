@@ -77,6 +77,6 @@ async fn open(url: &str) -> Result<(Arc<dyn Source>, Option<Arc<Agent>>)> {
     if !AgentUrl::is_one(url) {
         return Ok((registry::source(url)?, None));
     }
-    let agent = Agent::connect(Arc::new(AgentUrl::open(url, registry::show)?)).await?;
+    let agent = Agent::connect(Arc::new(AgentUrl::open(url, registry::family)?)).await?;
     Ok((Arc::clone(&agent) as Arc<dyn Source>, Some(agent)))
 }

@@ -194,7 +194,8 @@ async fn between_two_families_rows_are_fetched_as_typed_values() {
     .unwrap();
     drop(copy);
     let apart = Apart::of(pair);
-    let compared = [&["diff", &apart.source.url(), &file][..], &without[..]].concat();
+    let source = apart.source.url();
+    let compared = [&["diff", &source, &file][..], &without[..]].concat();
     let repaired = apart.pair.room.run(&[&compared[..], &["--repair"]].concat()).ends_with(0);
     assert!(repaired.stdout.contains("EQUAL NOW: 5 tables, 3 repaired"), "{}", repaired.stdout);
     apart.pair.room.run(&compared).ends_with(0);

@@ -48,15 +48,15 @@ pub trait Dial: Send + Sync {
     /// What opens it.
     fn token(&self) -> &str;
 
-    /// How values of a family are shown, if this process knows it.
-    fn show(&self, family: Family) -> Option<Show>;
+    /// The family of this name and how its values are shown, if it is known here.
+    fn family(&self, name: &str) -> Option<(Family, Show)>;
 }
 
 /// A database that an agent reads.
 pub struct Agent {
     dial: Arc<dyn Dial>,
     family: Family,
-    show: Option<Show>,
+    show: Show,
     state: Mutex<State>,
     traffic: Counter,
     /// Owns the task that keeps the connection alive; dropping it ends the task.
@@ -94,8 +94,7 @@ impl Agent {
     /// Configuration if the token, the connection's name or the version is wrong; as any connection.
     pub async fn connect(dial: Arc<dyn Dial>) -> Result<Arc<Self>> {
         let traffic = Counter::default();
-        let (link, family) = begin(dial.as_ref(), &traffic).await?;
-        let show = dial.show(family);
+        let (link, (family, show)) = begin(dial.as_ref(), &traffic).await?;
         Ok(Arc::new_cyclic(|agent| {
             let mut pings = JoinSet::new();
             pings.spawn(keep_alive(Weak::clone(agent)));
@@ -110,12 +109,9 @@ impl Agent {
         self.traffic.so_far()
     }
 
-    /// A carried value as a person reads it; in hexadecimal where this process does not know the family.
+    /// A carried value as a person reads it.
     pub(in crate::diff) fn shown(&self, column: &Column, value: &[u8]) -> String {
-        match self.show {
-            Some(show) => show(column, value),
-            None => value.iter().map(|byte| format!("{byte:02x}")).collect(),
-        }
+        (self.show)(column, value)
     }
 
     /// Gives up the snapshots that the agent holds.
@@ -145,7 +141,7 @@ impl Agent {
         let mut link = match state.link.take() {
             Some(link) => link,
             None => {
-                let (link, family) = begin(self.dial.as_ref(), &self.traffic).await?;
+                let (link, (family, _)) = begin(self.dial.as_ref(), &self.traffic).await?;
                 if family != self.family {
                     return Err(Error::conflict("the agent reads another system now"));
                 }
@@ -187,12 +183,12 @@ fn exchanged(link: &Link, before: (u64, u64)) -> Exchanged {
 }
 
 /// A connection on which the agent has let us in.
-async fn begin(dial: &dyn Dial, traffic: &Counter) -> Result<(Link, Family)> {
+async fn begin(dial: &dyn Dial, traffic: &Counter) -> Result<(Link, (Family, Show))> {
     let beginning = async {
         let mut link = Link::new(dial.dial().await?);
         let welcome = greet(&mut link, dial).await;
         traffic.add(Purpose::Rest, exchanged(&link, (0, 0)));
-        let family = Family::named(&welcome?.family).ok_or_else(|| {
+        let family = dial.family(&welcome?.family).ok_or_else(|| {
             Error::configuration("the agent reads a system that is not known here")
                 .with_remedy("use the same release of Syncline on both sides")
         })?;
