@@ -76,12 +76,14 @@ impl Listener {
             return Err(wrong());
         }
         if identity.is_none() && !found.iter().all(|address| address.ip().is_loopback()) {
-            return Err(Error::configuration("an address that others can reach is listened to with TLS only")
-                .with_remedy("add --tls-cert FILE --tls-key FILE, or listen at 127.0.0.1 and use a tunnel"));
+            return Err(Error::configuration(
+                "an address that others can reach is listened to with TLS only",
+            )
+            .with_remedy("add --tls-cert FILE --tls-key FILE, or listen at 127.0.0.1 and use a tunnel"));
         }
-        let socket = TcpListener::bind(found.as_slice())
-            .await
-            .map_err(|error| Error::configuration(format!("cannot listen at {address}")).with_source(error))?;
+        let socket = TcpListener::bind(found.as_slice()).await.map_err(|error| {
+            Error::configuration(format!("cannot listen at {address}")).with_source(error)
+        })?;
         let tls = identity.map(|identity| TlsAcceptor::from(identity.config()));
         Ok(Self { socket, tls })
     }

@@ -22,7 +22,8 @@ impl Identity {
     /// Configuration if one of them cannot be used.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self> {
         let chain = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("key", key).with_source(error))?;
+        let key =
+            PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("key", key).with_source(error))?;
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::bug("the TLS provider has no usable version").with_source(error))?
@@ -64,10 +65,10 @@ pub(crate) fn handshake_failed(error: std::io::Error) -> Error {
             Error::configuration(format!("the agent's certificate is not believed: {why:?}"))
                 .with_remedy("give its certificate, or that of its authority, in the URL: ?ca=FILE")
         }
-        Some(rustls::Error::InvalidMessage(_)) => {
-            Error::configuration("what answers there does not speak TLS")
-                .with_remedy("give the agent --tls-cert and --tls-key; on this machine ?tls=off will do without")
-        }
+        Some(rustls::Error::InvalidMessage(_)) => Error::configuration(
+            "what answers there does not speak TLS",
+        )
+        .with_remedy("give the agent --tls-cert and --tls-key; on this machine ?tls=off will do without"),
         Some(_) => Error::configuration("TLS could not be agreed on with the agent"),
         None => Error::new(ErrorKind::Retriable, "the connection broke off in the TLS handshake"),
     }
@@ -140,7 +141,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+    let found =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
     let found = found.map_err(|error| unusable("certificate", path).with_source(error))?;
     if found.is_empty() { Err(unusable("certificate", path)) } else { Ok(found) }
 }

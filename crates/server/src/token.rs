@@ -44,7 +44,8 @@ impl Token {
     /// # Errors
     /// Configuration if it can be guessed, or holds what no token does.
     pub fn new(text: &str) -> Result<Self> {
-        let fits = (LETTERS_MIN..=LETTERS_MAX).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
+        let fits =
+            (LETTERS_MIN..=LETTERS_MAX).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
         if fits {
             return Ok(Self(text.to_owned()));
         }

@@ -76,9 +76,8 @@ impl AgentUrl {
                 .with_remedy("see whether the agent runs, and listens at this address")
         };
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
-        let found: Vec<SocketAddr> = found
-            .map_err(|error| unreachable("its host is not known").with_source(error))?
-            .collect();
+        let found: Vec<SocketAddr> =
+            found.map_err(|error| unreachable("its host is not known").with_source(error))?.collect();
         if self.tls.is_none() && !found.iter().all(|address| address.ip().is_loopback()) {
             return Err(Error::configuration("its host is not this machine, and TLS is off")
                 .with_remedy("leave ?tls=off out"));
@@ -142,11 +141,13 @@ impl Parts {
             None => place.rsplit_once(':'),
         }
         .ok_or_else(|| malformed("it names no port"))?;
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(|| malformed("its port is no number"))?;
+        let port =
+            port.parse().ok().filter(|port| *port > 0).ok_or_else(|| malformed("its port is no number"))?;
         if host.is_empty() || connection.is_empty() || connection.contains('/') {
             return Err(malformed("it names no host, or no connection"));
         }
-        let mut parts = Self { host: host.to_owned(), port, connection: connection.to_owned(), ..Self::default() };
+        let mut parts =
+            Self { host: host.to_owned(), port, connection: connection.to_owned(), ..Self::default() };
         query.split('&').filter(|pair| !pair.is_empty()).try_for_each(|pair| parts.parameter(pair))?;
         Ok(parts)
     }
@@ -170,8 +171,9 @@ fn is_here(host: &str) -> bool {
 }
 
 fn malformed(what: &str) -> Error {
-    Error::configuration(format!("the URL of the agent cannot be read: {what}"))
-        .with_remedy("write syncline://host:port/connection, and after it ?tls=on|off, &ca=FILE, &token-file=FILE")
+    Error::configuration(format!("the URL of the agent cannot be read: {what}")).with_remedy(
+        "write syncline://host:port/connection, and after it ?tls=on|off, &ca=FILE, &token-file=FILE",
+    )
 }
 
 #[cfg(test)]
@@ -180,9 +182,16 @@ mod tests {
 
     #[test]
     fn a_url_says_where_and_which() {
-        let parts = Parts::read("syncline://db.example.com:7077/shop?ca=/a/ca.pem&tls=on&token-file=t").unwrap();
-        assert_eq!((parts.host.as_str(), parts.port, parts.connection.as_str()), ("db.example.com", 7077, "shop"));
-        assert_eq!((parts.tls, parts.ca, parts.token_file), (Some(true), Some("/a/ca.pem".into()), Some("t".into())));
+        let parts =
+            Parts::read("syncline://db.example.com:7077/shop?ca=/a/ca.pem&tls=on&token-file=t").unwrap();
+        assert_eq!(
+            (parts.host.as_str(), parts.port, parts.connection.as_str()),
+            ("db.example.com", 7077, "shop")
+        );
+        assert_eq!(
+            (parts.tls, parts.ca, parts.token_file),
+            (Some(true), Some("/a/ca.pem".into()), Some("t".into()))
+        );
         assert_eq!(Parts::read("syncline://[::1]:7077/shop").unwrap().host, "::1");
     }
 

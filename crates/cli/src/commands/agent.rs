@@ -71,7 +71,8 @@ fn connection(text: &str) -> Result<(String, String)> {
         return Err(wrong());
     }
     let url = environment::fill(url, &environment::of_process).map_err(|bad| {
-        let (message, remedy) = bad.into_iter().map(|bad| (bad.message, bad.remedy)).next().unwrap_or_default();
+        let (message, remedy) =
+            bad.into_iter().map(|bad| (bad.message, bad.remedy)).next().unwrap_or_default();
         Error::configuration(format!("connection `{name}`: {message}")).with_remedy(remedy)
     })?;
     let url = spec::from_anywhere(&url);
@@ -88,7 +89,12 @@ mod tests {
     fn a_connection_has_a_name_and_its_url_is_never_repeated() {
         let (name, url) = connection("shop=sqlite:/x/a.db").unwrap();
         assert_eq!((name.as_str(), url.as_str()), ("shop", "sqlite:/x/a.db"));
-        for wrong in ["postgres://u:s3cret@h/d", "=postgres://u:s3cret@h/d", "a b=postgres://u:s3cret@h/d", "a=oracle://s3cret"] {
+        for wrong in [
+            "postgres://u:s3cret@h/d",
+            "=postgres://u:s3cret@h/d",
+            "a b=postgres://u:s3cret@h/d",
+            "a=oracle://s3cret",
+        ] {
             let error = connection(wrong).unwrap_err();
             assert!(!format!("{error} {:?}", error.remedy()).contains("s3cret"), "{error}");
         }

@@ -10,7 +10,8 @@ use super::remote::Agent;
 use super::scanned::Scanned;
 use super::side::Side;
 use super::sketches::{
-    self, Difference, DifferingRow, HashKey, Identity, Judge, KeyRange, Next, Outcome, SketchSize, TableDigest, Terms,
+    self, Difference, DifferingRow, HashKey, Identity, Judge, KeyRange, Next, Outcome, SketchSize,
+    TableDigest, Terms,
 };
 use super::table::{Counts, RowsRead, TableDiff};
 
@@ -20,7 +21,7 @@ const ROWS_PER_SCAN: u64 = 10_000;
 /// Into how many ranges a large difference is cut at most; beyond, it is a case for a new snapshot.
 const RANGES_MAX: u64 = 64;
 /// Into how many ranges it is cut in all, with those that are cut again.
-const RANGES_TOTAL_MAX: usize = 2 * 64;
+const RANGES_TOTAL_MAX: usize = 4 * 64;
 /// Ranges looked at in one scan: bounds its memory.
 const RANGES_PER_SCAN: usize = 8;
 
@@ -170,11 +171,7 @@ impl Comparison {
         if let (Scanned::Here(left), Scanned::Here(right)) = (&left, &right) {
             return sketches::compare(left, right, RANGES_MAX).map_err(of_sketches);
         }
-        let terms = Terms {
-            hash_key: self.hash_key.clone(),
-            identity: self.identity,
-            range: left.range(),
-        };
+        let terms = Terms { hash_key: self.hash_key.clone(), identity: self.identity, range: left.range() };
         let (judge, mut next) = Judge::begin(terms, left.opening()?, right.opening()?, RANGES_MAX);
         // Each round wants larger sketches, so it ends.
         loop {

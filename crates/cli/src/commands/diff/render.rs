@@ -169,7 +169,9 @@ pub(super) fn exchanged(traffic: &AgentTraffic) -> String {
     };
     let line = |(side, Traffic { sketches, keys, rows, rest })| {
         let (sketches, keys, rows, rest) = (of(sketches), of(keys), of(rows), of(rest));
-        format!("with the agent of the {side}: sketches {sketches}; keys {keys}; rows {rows}; the rest {rest}\n")
+        format!(
+            "with the agent of the {side}: sketches {sketches}; keys {keys}; rows {rows}; the rest {rest}\n"
+        )
     };
     sides.map(line).collect()
 }

@@ -45,7 +45,8 @@ impl Sides {
                 ));
         }
         let destination_url = spec::from_anywhere(&args.destination);
-        let source = open(&spec::from_anywhere(&args.source)).await.map_err(|error| error.context("source"))?;
+        let source =
+            open(&spec::from_anywhere(&args.source)).await.map_err(|error| error.context("source"))?;
         let destination = open(&destination_url).await.map_err(|error| error.context("destination"))?;
         Ok(Self {
             source: source.0,

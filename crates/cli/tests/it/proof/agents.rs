@@ -252,7 +252,17 @@ fn nothing_is_listened_to_that_others_could_use_without_tls_and_a_token() {
 fn certificate(room: &Room, name: &str) -> [PathBuf; 2] {
     let files = [room.path(&format!("{name}.pem")), room.path(&format!("{name}.key"))];
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
         .arg("-out")
         .arg(&files[0])
@@ -286,20 +296,23 @@ async fn a_certificate_of_ones_own_making_is_believed_if_it_was_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_killed_in_the_middle_is_an_error_that_says_so() {
+async fn an_agent_that_is_killed_at_work_is_an_error_that_says_so() {
     let Some(pair) = two_equal_sides().await else { return };
     let apart = Apart::of(pair);
     let source = apart.pair.source.client(SHOP).await;
     source.batch_execute("BEGIN; LOCK TABLE by_int IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let (url, copy) = (apart.source.url(), apart.pair.destination.url(COPY));
-    let running = apart.pair.room.syncline(&["diff", &url, &copy, "--table", "by_int"]).start();
+    let compared = ["diff", &url, &copy, "--table", "by_int"];
+    let running = apart.pair.room.syncline(&compared).start();
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
     wait_until("the agent waits", RUN_MAX, || apart.pair.ask_source(waits).trim() != "0");
     let _ = apart.source.running.kill_9();
     let ended = running.wait(RUN_MAX).ends_with(1);
     assert!(ended.stderr.contains("agent syncline://127.0.0.1:"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("cannot be connected to"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the connection to the agent was lost"), "{}", ended.stderr);
     assert!(!ended.stdout.contains("EQUAL"), "{}", ended.stdout);
+    let ended = apart.pair.room.run(&compared).ends_with(1);
+    assert!(ended.stderr.contains("cannot be connected to"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,7 +335,8 @@ fn files_are_compared_through_an_agent_too() {
     for file in ["a.db", "b.db"] {
         rusqlite::Connection::open(room.path(file)).unwrap().execute_batch(table).unwrap();
     }
-    let change = "UPDATE t SET v = 1.0 WHERE id = 1; UPDATE t SET v = '' WHERE id = 4; DELETE FROM long WHERE v = 2;";
+    let change =
+        "UPDATE t SET v = 1.0 WHERE id = 1; UPDATE t SET v = '' WHERE id = 4; DELETE FROM long WHERE v = 2;";
     rusqlite::Connection::open(room.path("b.db")).unwrap().execute_batch(change).unwrap();
     let agent = Agent::start(&room, &room.url("a.db"), &[]);
     let compared = ["diff", &agent.url(), &room.url("b.db"), "--output", "json"];
@@ -330,8 +344,8 @@ fn files_are_compared_through_an_agent_too() {
     let found = tables(&outcome);
     assert_eq!(counts(&found["t"]), [0, 0, 2, 0]);
     assert_eq!(counts(&found["long"]), [1, 0, 0, 0]);
-    let repaired = room.run(&["diff", &agent.url(), &room.url("b.db"), "--repair", "--output", "json"]).ends_with(0);
+    let repaired =
+        room.run(&["diff", &agent.url(), &room.url("b.db"), "--repair", "--output", "json"]).ends_with(0);
     assert!(exchanged(&repaired, "source", &["keys"]) > 0, "keys that are too long for a sketch");
     room.run(&compared).ends_with(0);
 }
-

@@ -27,7 +27,9 @@ mod typed;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use syncline_core::{Carriage, Column, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema};
+use syncline_core::{
+    Carriage, Column, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema,
+};
 
 use super::url::Address;
 use pool::Pool;

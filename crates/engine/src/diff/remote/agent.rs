@@ -94,7 +94,8 @@ impl Agent {
     /// Configuration if the token, the connection's name or the version is wrong; as any connection.
     pub async fn connect(dial: Arc<dyn Dial>) -> Result<Arc<Self>> {
         let traffic = Counter::default();
-        let (link, (family, show)) = begin(dial.as_ref(), &traffic).await?;
+        let begun = begin(dial.as_ref(), &traffic).await;
+        let (link, (family, show)) = begun.map_err(|error| named(error, dial.as_ref()))?;
         Ok(Arc::new_cyclic(|agent| {
             let mut pings = JoinSet::new();
             pings.spawn(keep_alive(Weak::clone(agent)));
@@ -126,7 +127,7 @@ impl Agent {
         progress: Option<&mut (dyn FnMut(u64) + Send)>,
     ) -> Result<(T, Vec<u8>, u64)> {
         let state = self.state.lock().await;
-        self.ask_with(state, question, progress).await.map_err(|error| self.named(error))
+        self.ask_with(state, question, progress).await.map_err(|error| named(error, self.dial.as_ref()))
     }
 
     async fn ask_with<T: DeserializeOwned>(
@@ -161,10 +162,10 @@ impl Agent {
             Said::Failed(failure) => Err(failure.into_error()),
         }
     }
+}
 
-    fn named(&self, error: Error) -> Error {
-        error.context(format!("agent {}", self.dial.address()))
-    }
+fn named(error: Error, dial: &dyn Dial) -> Error {
+    error.context(format!("agent {}", dial.address()))
 }
 
 async fn exchange(
@@ -196,7 +197,7 @@ async fn begin(dial: &dyn Dial, traffic: &Counter) -> Result<(Link, (Family, Sho
     };
     let begun = tokio::time::timeout(BEGINNING_MAX, beginning).await;
     let late = || Error::new(ErrorKind::Retriable, "it does not answer");
-    begun.unwrap_or_else(|_| Err(late())).map_err(|error| error.context(format!("agent {}", dial.address())))
+    begun.unwrap_or_else(|_| Err(late()))
 }
 
 async fn greet(link: &mut Link, dial: &dyn Dial) -> Result<Welcome> {
@@ -241,15 +242,20 @@ fn lost() -> Error {
 }
 
 fn no_agent(error: Error) -> Error {
-    Error::new(error.kind(), "what answers there is no agent, or speaks TLS where this end does not")
-        .with_remedy("see which port the agent said it listens at; for TLS, add ?tls=on to the URL")
-        .with_source(error)
+    Error::new(
+        error.kind(),
+        "what answers there is no agent, or one with too many sessions, or one that speaks TLS",
+    )
+    .with_remedy("see at which port the agent said it listens; for TLS, add ?tls=on to the URL")
+    .with_source(error)
 }
 
 /// Two releases that do not understand each other.
 pub(super) fn other_version(version: u16) -> Error {
-    Error::configuration(format!("one end speaks version {VERSION} of the protocol, the other version {version}"))
-        .with_remedy("use the same release of Syncline on both sides")
+    Error::configuration(format!(
+        "one end speaks version {VERSION} of the protocol, the other version {version}"
+    ))
+    .with_remedy("use the same release of Syncline on both sides")
 }
 
 #[async_trait]
@@ -270,10 +276,13 @@ impl Source for Agent {
         let ask = Ask::Discover(Wanted::of(selection));
         let question = Question::new(ask, &[], Purpose::Rest, TABLES_BYTES_MAX);
         let ((), body, _) = self.ask(question, None).await?;
-        let tables: Vec<TableSchema> =
-            serde_json::from_slice(&body).map_err(|_| self.named(malformed("tables cannot be read")))?;
+        let tables: Vec<TableSchema> = serde_json::from_slice(&body)
+            .map_err(|_| named(malformed("tables cannot be read"), self.dial.as_ref()))?;
         let places = |table: &TableSchema| table.row_key.iter().all(|&place| place < table.columns.len());
-        if tables.iter().all(places) { Ok(tables) } else { Err(self.named(malformed("a key has no columns"))) }
+        if tables.iter().all(places) {
+            return Ok(tables);
+        }
+        Err(named(malformed("a key has no columns"), self.dial.as_ref()))
     }
 
     /// Its tables are read by the agent, not through it.

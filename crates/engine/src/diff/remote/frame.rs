@@ -170,10 +170,12 @@ impl Link {
         let mut header = [0; 5];
         if may_end {
             let first = self.stream.read(&mut header[..1]);
-            let count = timeout(silence_max, first).await.map_err(|_| silent())?.map_err(broken)?;
-            if count == 0 {
-                return Ok(None);
-            }
+            match timeout(silence_max, first).await.map_err(|_| silent())? {
+                Ok(0) => return Ok(None),
+                // TLS that was not taken leave of.
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+                read => read.map_err(broken)?,
+            };
             self.received_bytes += 1;
             self.fill(&mut header[1..], silence_max).await?;
         } else {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use syncline_core::{Carriage, Carry, Error, ErrorKind, Result, Selection, Source, TablePattern, TableSchema};
+use syncline_core::{
+    Carriage, Carry, Column, Error, ErrorKind, Result, Selection, Source, TablePattern, TableSchema,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::agent::other_version;
@@ -16,9 +18,7 @@ use super::list::{self, List};
 use super::message::{Ask, Hello, Open, Said, Wanted, Welcome};
 use crate::diff::pairing::ComparedColumn;
 use crate::diff::side::{ROWS_BYTES_MAX, Side};
-use crate::diff::sketches::{
-    HashKey, KeyRange, Lookup, Scan, SketchSize, answer_bytes, opening_bytes,
-};
+use crate::diff::sketches::{HashKey, KeyRange, Lookup, Scan, SketchSize, answer_bytes, opening_bytes};
 
 /// How long somebody may take to say who he is.
 const BEGINNING_MAX: Duration = Duration::from_secs(10);
@@ -56,7 +56,9 @@ pub async fn serve(stream: Box<dyn Wire>, door: &dyn Door, readers: usize) -> Re
             tell(&mut link, &error).await;
             return Err(error);
         }
-        Err(_) => return Err(Error::new(ErrorKind::Retriable, "somebody connected and did not say who he is")),
+        Err(_) => {
+            return Err(Error::new(ErrorKind::Retriable, "somebody connected and did not say who he is"));
+        }
     };
     let mut session = Session { source, readers, rows: Arc::default(), opened: 0, open: None };
     let ended = session.run(&mut link).await;
@@ -71,7 +73,8 @@ async fn let_in(link: &mut Link, door: &dyn Door) -> Result<Arc<dyn Source>> {
         return Err(other_version(version));
     }
     let awaited = Awaited { body_bytes_max: 0, silence_max: BEGINNING_MAX };
-    let message = link.receive(awaited, None).await?.ok_or_else(|| malformed("nothing follows its preface"))?;
+    let message =
+        link.receive(awaited, None).await?.ok_or_else(|| malformed("nothing follows its preface"))?;
     let hello: Hello = message.head()?;
     let source = door.open(&hello.token, &hello.connection)?;
     if source.snapshots().is_none() {
@@ -249,14 +252,17 @@ impl Session {
                 .with_table(&open.table)
         };
         let table = found.into_iter().find(|table| table.id == open.table).ok_or_else(changed)?;
-        if !open.columns.iter().all(|column| table.columns.contains(column)) {
+        // Alone it may have a binary form where, among the tables of the comparison, it has text.
+        let is_text = open.columns.iter().all(|column| column.carriage == Carriage::NativeText);
+        let as_compared = |known: &Column| match known.carriage {
+            Carriage::Native if is_text => Column { carriage: Carriage::NativeText, ..known.clone() },
+            _ => known.clone(),
+        };
+        let known: Vec<Column> = table.columns.iter().map(as_compared).collect();
+        if !open.columns.iter().all(|column| known.contains(column)) {
             return Err(changed());
         }
-        Ok(TableSchema {
-            columns: open.columns.clone(),
-            row_key: (0..open.key_columns).collect(),
-            ..table
-        })
+        Ok(TableSchema { columns: open.columns.clone(), row_key: (0..open.key_columns).collect(), ..table })
     }
 
     async fn scan(&mut self, number: u32, ranges: &[(u64, u8)], size: u32) -> Result<Answer> {
@@ -284,8 +290,10 @@ impl Session {
         let (batch, mark) = open.side.by_key(&keys).await?;
         let bytes = list::batch_bytes(&batch)?;
         if bytes.len() > BATCH_BYTES_MAX {
-            return Err(Error::configuration("some rows are too large to be sent, more than 256 MiB together")
-                .with_table(&open.side.table.id));
+            return Err(Error::configuration(
+                "some rows are too large to be sent, more than 256 MiB together",
+            )
+            .with_table(&open.side.table.id));
         }
         Ok((json!(mark), bytes))
     }

@@ -53,7 +53,8 @@ impl HashKey {
     /// Derives the secrets from 32 random bytes, which the caller draws for each comparison.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
-        let secrets = Secrets { bytes, row: derive(&bytes, 1), key: derive(&bytes, 2), check: derive(&bytes, 3) };
+        let secrets =
+            Secrets { bytes, row: derive(&bytes, 1), key: derive(&bytes, 2), check: derive(&bytes, 3) };
         Self { secrets: Arc::new(secrets) }
     }
 

@@ -47,8 +47,7 @@ async fn the_same_is_found_by_whomever_the_sides_are_read() {
     let here = compare((&left, None), (&right, None)).await;
     assert!(here.iter().any(|(diff, _)| diff.counts.changed > 80 && !diff.samples.is_empty()));
     let (source, destination) = (agent_of(&left).await, agent_of(&right).await);
-    let both =
-        compare((&left, Some(Arc::clone(&source))), (&right, Some(Arc::clone(&destination)))).await;
+    let both = compare((&left, Some(Arc::clone(&source))), (&right, Some(Arc::clone(&destination)))).await;
     assert_eq!(said(&both), said(&here));
     assert_eq!(said(&compare((&left, Some(source)), (&right, None)).await), said(&here));
     assert_eq!(said(&compare((&left, None), (&right, Some(destination))).await), said(&here));
@@ -109,4 +108,3 @@ async fn a_connection_that_broke_is_made_anew_and_what_was_open_is_lost() {
     }
     new().not_unique(&[]).await.expect("it is open again");
 }
-

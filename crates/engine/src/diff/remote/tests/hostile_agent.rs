@@ -21,8 +21,7 @@ async fn agent(answers: Answers) -> Arc<Agent> {
             let mut link = Link::new(Box::new(theirs));
             link.receive_preface(Duration::from_secs(5)).await?;
             link.send_preface().await?;
-            let awaited =
-                frame::Awaited { body_bytes_max: 1 << 24, silence_max: Duration::from_secs(30) };
+            let awaited = frame::Awaited { body_bytes_max: 1 << 24, silence_max: Duration::from_secs(30) };
             link.receive(awaited, None).await?;
             let family = MemorySource::new(&Database::new()).family().0;
             link.send(&json!({ "done": { "family": family } }), &[]).await?;
@@ -50,7 +49,10 @@ async fn tables(database: &Database) -> Vec<TableSchema> {
 }
 
 /// Answers as an honest agent would to what comes before a scan.
-fn honest(tables: Vec<TableSchema>, rest: impl Fn(&Value, &[u8]) -> (Value, Vec<u8>) + Send + Sync + 'static) -> Answers {
+fn honest(
+    tables: Vec<TableSchema>,
+    rest: impl Fn(&Value, &[u8]) -> (Value, Vec<u8>) + Send + Sync + 'static,
+) -> Answers {
     Arc::new(move |ask, body| {
         if ask["discover"].is_object() {
             done(serde_json::to_vec(&tables).unwrap())
@@ -65,14 +67,18 @@ fn honest(tables: Vec<TableSchema>, rest: impl Fn(&Value, &[u8]) -> (Value, Vec<
 }
 
 /// Compares a local table with what the agent says of it.
-async fn compared(answers: impl Fn(&Value, &[u8]) -> (Value, Vec<u8>) + Send + Sync + 'static) -> Result<crate::diff::TableDiff> {
+async fn compared(
+    answers: impl Fn(&Value, &[u8]) -> (Value, Vec<u8>) + Send + Sync + 'static,
+) -> Result<crate::diff::TableDiff> {
     let database = database(200, Some);
     let agent = agent(honest(tables(&database).await, answers)).await;
-    let (left, right) = (Arc::new(MemorySource::new(&database)) as Arc<dyn Source>, Arc::clone(&agent) as Arc<dyn Source>);
+    let (left, right) =
+        (Arc::new(MemorySource::new(&database)) as Arc<dyn Source>, Arc::clone(&agent) as Arc<dyn Source>);
     let only = Selection { include: vec![syncline_core::TablePattern::new("s.t").unwrap()], ..everything() };
     let pairings = pair_tables(&left, &right, &only, &SchemaMap::default()).await?;
-    let comparison = Comparison::new(&pairings[0], &left, &right, &HashKey::new([7; 32]), 1, &RowsRead::default())
-        .read_by(None, Some(agent));
+    let comparison =
+        Comparison::new(&pairings[0], &left, &right, &HashKey::new([7; 32]), 1, &RowsRead::default())
+            .read_by(None, Some(agent));
     let run = tokio::time::timeout(Duration::from_secs(60), comparison.run(10));
     run.await.expect("it ends").map(|(diff, _)| diff)
 }
@@ -99,14 +105,8 @@ fn asked(ask: &Value) -> Option<(SketchSize, Vec<KeyRange>)> {
 
 #[tokio::test]
 async fn what_is_malformed_or_contradicts_itself_is_refused() {
-    let bodies: [Vec<u8>; 6] = [
-        Vec::new(),
-        vec![0xff; 40],
-        list(&[b"x"]),
-        list(&[b"", b""]),
-        list(&[&[0; 59]]),
-        vec![7; 5_000],
-    ];
+    let bodies: [Vec<u8>; 6] =
+        [Vec::new(), vec![0xff; 40], list(&[b"x"]), list(&[b"", b""]), list(&[&[0; 59]]), vec![7; 5_000]];
     for body in bodies {
         let error = compared(move |_, _| done(body.clone())).await.expect_err("no digest");
         assert!(matches!(error.kind(), ErrorKind::Permanent | ErrorKind::Configuration), "{error:?}");
@@ -118,7 +118,9 @@ async fn what_is_malformed_or_contradicts_itself_is_refused() {
     // A digest of some rows, a sketch of others.
     let error = compared(|ask, body| match asked(ask) {
         Some((size, ranges)) => done(list(&[&opening_bytes(&scan(size, ranges[0], 30))])),
-        None => done(answer_bytes(&scan(SketchSize::from_bits(14).unwrap(), KeyRange::ALL, 31), body).unwrap()),
+        None => {
+            done(answer_bytes(&scan(SketchSize::from_bits(14).unwrap(), KeyRange::ALL, 31), body).unwrap())
+        }
     });
     let error = error.await.expect_err("it contradicts itself");
     assert!(error.to_string().contains("contradicts itself"), "{error}");
@@ -128,12 +130,18 @@ async fn what_is_malformed_or_contradicts_itself_is_refused() {
 async fn rows_that_are_none_are_refused() {
     let honest_scan = |ask: &Value, body: &[u8]| match asked(ask) {
         Some((size, ranges)) => done(list(&[&opening_bytes(&scan(size, ranges[0], 3))])),
-        None => done(answer_bytes(&scan(SketchSize::from_bits(14).unwrap(), KeyRange::ALL, 3), body).unwrap()),
+        None => {
+            done(answer_bytes(&scan(SketchSize::from_bits(14).unwrap(), KeyRange::ALL, 3), body).unwrap())
+        }
     };
     let rows: [Vec<u8>; 4] = [Vec::new(), vec![0xff; 100], b"ARROW1\0\0".to_vec(), vec![0; 3]];
     for rows in rows {
         let error = compared(move |ask, body| {
-            if ask["by_key"].is_object() { (json!({ "done": "mark" }), rows.clone()) } else { honest_scan(ask, body) }
+            if ask["by_key"].is_object() {
+                (json!({ "done": "mark" }), rows.clone())
+            } else {
+                honest_scan(ask, body)
+            }
         });
         let error = error.await.expect_err("no rows");
         assert_eq!(error.kind(), ErrorKind::Permanent, "{error:?}");
@@ -144,7 +152,9 @@ async fn rows_that_are_none_are_refused() {
         (0..values).for_each(|_| syncline_core::encoding::append_value(Some(b"x"), &mut row).unwrap());
         row
     };
-    let none = crate::ipc::to_bytes(&arrow_array::RecordBatch::new_empty(tables(&database(1, Some)).await[0].arrow()));
+    let none = crate::ipc::to_bytes(&arrow_array::RecordBatch::new_empty(
+        tables(&database(1, Some)).await[0].arrow(),
+    ));
     let none = none.unwrap();
     for found in [list(&[&row(1)]), list(&[&row(3)]), list(&[b"xx"]), vec![9, 0, 0, 0]] {
         let none = none.clone();
