@@ -21,13 +21,12 @@ URLs:
   postgres://user:password@host:port/db?sslmode=require   (or ?host=/socket/dir)
   sqlite:path/to/file.db";
 
-const AGENT_URLS: &str = "\
-  syncline://host:port/connection?ca=cert.pem&token-file=token   (an agent: see `syncline agent --help`)";
+const AGENT_URLS: &str = "  syncline://host:port/connection?ca=cert.pem&token-file=token   (an agent: see `syncline agent --help`)";
 
 const AGENT_HELP: &str = "\
 Beside a database that is far away from the one it is compared with:
   syncline agent --connection shop='postgres://app:${PASSWORD}@localhost/shop' --token-file token
-and where the other one is:
+and where the other one is, through a tunnel (else with TLS, see below):
   syncline diff 'syncline://localhost:7077/shop?token-file=token' postgres://user@host/db
 
 Only digests, sketches and differing rows are sent. The agent reads and never writes. TLS is spoken if a certificate is given,

@@ -35,7 +35,7 @@ fn database(rows: u64, change: impl Fn(u64) -> Option<u64>) -> Database {
 
 /// Some keys are longer than a sketch carries.
 fn key(n: u64) -> String {
-    if n % 7 == 0 { format!("{n:050}") } else { format!("{n:06}") }
+    if n.is_multiple_of(7) { format!("{n:050}") } else { format!("{n:06}") }
 }
 
 fn shown(_: &Column, value: &[u8]) -> String {
