@@ -21,6 +21,17 @@ URLs:
   postgres://user:password@host:port/db?sslmode=require   (or ?host=/socket/dir)
   sqlite:path/to/file.db";
 
+const AGENT_URLS: &str = "  syncline://host:port/connection?ca=cert.pem&token-file=token   (an agent: see `syncline agent --help`)";
+
+const AGENT_HELP: &str = "\
+Beside a database that is far away from the one it is compared with:
+  syncline agent --connection shop='postgres://app:${PASSWORD}@localhost/shop' --token-file token
+and where the other one is, through a tunnel (else with TLS, see below):
+  syncline diff 'syncline://localhost:7077/shop?token-file=token' postgres://user@host/db
+
+Only digests, sketches and differing rows are sent. The agent reads and never writes. TLS is spoken if a certificate is given,
+which may be one that you made yourself: the other end names it with ?ca=FILE. Without one it listens on this machine only.";
+
 const SYNC_USAGE: &str = "\
 syncline sync [OPTIONS] <SOURCE-URL> <DESTINATION-URL>
        syncline sync [OPTIONS] --config <FILE> [NAME]...";
@@ -87,8 +98,11 @@ pub(crate) enum Command {
     #[command(override_usage = CHECK_USAGE, after_help = URLS, after_long_help = sync_long_help())]
     Check(SyncArgs),
     /// Compare two sides, row by row, and say where they differ; with --repair, write the rows that do.
-    #[command(after_help = URLS, after_long_help = sync_long_help())]
+    #[command(after_help = diff_help(), after_long_help = diff_long_help())]
     Diff(DiffArgs),
+    /// Read a database for comparisons made elsewhere, so that its rows need not travel.
+    #[command(after_help = AGENT_HELP, after_long_help = AGENT_HELP)]
+    Agent(AgentArgs),
     /// Verify a pipeline: whether its destination is what its source is, judged while the stream goes on.
     #[command(override_usage = VERIFY_USAGE, after_long_help = EXIT_CODES)]
     Verify(VerifyArgs),
@@ -108,6 +122,14 @@ pub(crate) enum Command {
 
 fn sync_long_help() -> String {
     format!("{URLS}\n\n{EXIT_CODES}")
+}
+
+fn diff_help() -> String {
+    format!("{URLS}\n{AGENT_URLS}")
+}
+
+fn diff_long_help() -> String {
+    format!("{URLS}\n{AGENT_URLS}\n\n{EXIT_CODES}")
 }
 
 /// `demo`.
@@ -309,6 +331,27 @@ pub(crate) struct DiffArgs {
     pub(crate) unique: Vec<String>,
     #[command(flatten)]
     pub(crate) state: StateArgs,
+}
+
+/// `agent`.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Where to listen; port 0 takes any that is free. Another address than this machine's own needs TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7077")]
+    pub(crate) listen: String,
+    /// A database that is served, and its name in the agent's URL; may be repeated. `${VAR}` in it stands for an environment
+    /// variable.
+    #[arg(long, value_name = "NAME=URL", required = true)]
+    pub(crate) connection: Vec<String>,
+    /// File with the token that both ends know [default: the environment's SYNCLINE_AGENT_TOKEN].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The agent's certificate, and after it what leads to its authority, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// `runs`.

@@ -12,10 +12,10 @@ pub(crate) fn start(verbose: u8) {
     let default = match verbose {
         0 => "error",
         1 => {
-            "warn,syncline=info,syncline_cli=info,syncline_core=info,syncline_engine=info,syncline_connectors=info,syncline_journal=info,syncline_store=info"
+            "warn,syncline=info,syncline_cli=info,syncline_core=info,syncline_engine=info,syncline_connectors=info,syncline_journal=info,syncline_server=info,syncline_store=info"
         }
         _ => {
-            "info,syncline=trace,syncline_cli=trace,syncline_core=trace,syncline_engine=trace,syncline_connectors=trace,syncline_journal=trace,syncline_store=trace"
+            "info,syncline=trace,syncline_cli=trace,syncline_core=trace,syncline_engine=trace,syncline_connectors=trace,syncline_journal=trace,syncline_server=trace,syncline_store=trace"
         }
     };
     let filter = std::env::var(FILTER_VARIABLE)

@@ -80,6 +80,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Sync(args) => commands::sync::run(args, global).await,
         Command::Check(args) => commands::check::run(args, global).await,
         Command::Diff(args) => commands::diff::run(args, global).await,
+        Command::Agent(args) => commands::agent::run(args, global).await,
         Command::Discover(args) => commands::discover::run(args, global).await,
         Command::Runs(args) => commands::runs::run(args, global),
         Command::DeadLetters(args) => commands::dead_letters::run(args, global).await,

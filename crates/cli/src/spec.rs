@@ -14,6 +14,7 @@ use syncline_core::{
     Destination, Error, PipelineName, Prepare, Result, SchemaMap, Selection, Source, TablePattern,
 };
 use syncline_engine::{Mode, Pipeline};
+use syncline_server::AgentUrl;
 
 use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
 use crate::verifying::VerifySpec;
@@ -144,6 +145,7 @@ impl PipelineSpec {
     /// # Errors
     /// Configuration if a URL has no connector or is malformed.
     pub(crate) fn resolve(mut self) -> Result<ResolvedPipeline> {
+        no_agent(&self.source).and_then(|()| no_agent(&self.destination))?;
         self.source = from_anywhere(&self.source);
         self.destination = from_anywhere(&self.destination);
         let source = registry::source(&self.source).map_err(|error| error.context("source"))?;
@@ -155,6 +157,18 @@ impl PipelineSpec {
         };
         Ok(ResolvedPipeline { name, source, destination, spec: self })
     }
+}
+
+/// Refuses the URL of an agent where one cannot be used.
+///
+/// # Errors
+/// Configuration with the remedy.
+pub(crate) fn no_agent(url: &str) -> Result<()> {
+    if !AgentUrl::is_one(url) {
+        return Ok(());
+    }
+    Err(Error::configuration("an agent (syncline://) is for `syncline diff` only")
+        .with_remedy("name the database itself here, or compare with `syncline diff`"))
 }
 
 /// The URL with a file's path made absolute, so that the name derived from it, and what the store remembers of it, mean

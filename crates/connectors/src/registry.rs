@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use syncline_core::{Destination, Error, Result, Source};
+use syncline_core::{Column, Destination, Error, Family, Result, Source};
+
+/// A carried value as a person reads it.
+pub type Show = fn(&Column, &[u8]) -> String;
 
 /// Opens a URL in one role.
 type Open<Role> = fn(&str) -> Result<Arc<Role>>;
@@ -11,10 +14,14 @@ type Open<Role> = fn(&str) -> Result<Arc<Role>>;
 pub(crate) struct Connector {
     /// URL schemes, without the colon.
     pub(crate) schemes: &'static [&'static str],
+    /// Whose values it carries.
+    pub(crate) family: Family,
     /// Opens the URL as a source. Connects to nothing yet.
     pub(crate) source: Option<Open<dyn Source>>,
     /// Opens the URL as a destination. Connects to nothing yet.
     pub(crate) destination: Option<Open<dyn Destination>>,
+    /// A carried value as a person reads it.
+    pub(crate) show: Show,
 }
 
 const CONNECTORS: &[Connector] = &[
@@ -40,6 +47,13 @@ pub fn source(url: &str) -> Result<Arc<dyn Source>> {
 pub fn destination(url: &str) -> Result<Arc<dyn Destination>> {
     let open = find(url)?.destination.ok_or_else(|| unsupported(url, "destination"))?;
     open(url)
+}
+
+/// The family of this name and how its values are shown, wherever they were read; `None` if no connector here carries them.
+#[must_use]
+pub fn family(name: &str) -> Option<(Family, Show)> {
+    let connector = CONNECTORS.iter().find(|connector| connector.family.0 == name)?;
+    Some((connector.family, connector.show))
 }
 
 fn find(url: &str) -> Result<&'static Connector> {

@@ -19,6 +19,7 @@ mod collapse;
 mod control;
 mod cut;
 pub mod diff;
+mod ipc;
 mod lane;
 pub mod letters;
 mod loader;

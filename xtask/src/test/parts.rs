@@ -6,12 +6,13 @@ use crate::Outcome;
 const SYSTEMS: [(&str, Needs); 2] = [("postgres", Needs::Postgres), ("sqlite", Needs::Nothing)];
 
 /// Rooms: all tests of one crate.
-const ROOMS: [(&str, Needs); 8] = [
+const ROOMS: [(&str, Needs); 9] = [
     ("core", Needs::Nothing),
     ("connectors", Needs::Postgres),
     ("journal", Needs::Nothing),
     ("store", Needs::Nothing),
     ("engine", Needs::Postgres),
+    ("server", Needs::Nothing),
     ("cli", Needs::Postgres),
     ("testkit", Needs::Postgres),
     ("xtask", Needs::Nothing),

@@ -7,15 +7,16 @@ use super::Finding;
 use crate::Outcome;
 
 /// What each room may depend on. Tests of every room may use the testkit, which no product depends on.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("core", &[]),
     ("connectors", &["core"]),
     ("journal", &["core"]),
     ("store", &["core"]),
     ("engine", &["core", "journal", "store"]),
+    ("server", &["core", "engine"]),
     ("testkit", &["core"]),
     // The only place that wires the rooms together.
-    ("cli", &["core", "connectors", "journal", "store", "engine"]),
+    ("cli", &["core", "connectors", "journal", "store", "engine", "server"]),
 ];
 
 /// Checks the manifests of all rooms.

@@ -8,6 +8,7 @@ use crate::args::{DiscoverArgs, GlobalArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::progress::format::count;
+use crate::spec;
 
 /// Runs the command.
 ///
@@ -15,6 +16,7 @@ use crate::progress::format::count;
 /// As the source.
 pub(crate) async fn run(args: &DiscoverArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let include = args.table.iter().map(|text| TablePattern::new(text)).collect::<Result<_>>()?;
+    spec::no_agent(&args.url)?;
     let source = registry::source(&args.url)?;
     let tables = source.discover(&Selection { include, ..Selection::all(Carry::Typed) }).await?;
     match global.output {

@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod dead_letters;
 pub(crate) mod diff;

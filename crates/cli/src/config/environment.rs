@@ -3,26 +3,26 @@
 //! References are filled in after the YAML is parsed, so that nothing in a variable can change the file's structure.
 
 /// Where variables come from.
-pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A reference that cannot be filled in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadReference {
+pub(crate) struct BadReference {
     /// Where it begins in the text, in bytes.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
     /// What is wrong with it.
-    pub(super) message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub(super) remedy: String,
+    pub(crate) remedy: String,
 }
 
 /// The environment of this process.
-pub(super) fn of_process(name: &str) -> Option<String> {
+pub(crate) fn of_process(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// Whether a text has anything to fill in.
-pub(super) fn has_reference(text: &str) -> bool {
+pub(crate) fn has_reference(text: &str) -> bool {
     text.contains("${") || text.contains("$$")
 }
 
@@ -30,7 +30,7 @@ pub(super) fn has_reference(text: &str) -> bool {
 ///
 /// # Errors
 /// Every reference that is malformed or names a variable that is not set.
-pub(super) fn fill(text: &str, lookup: Lookup<'_>) -> Result<String, Vec<BadReference>> {
+pub(crate) fn fill(text: &str, lookup: Lookup<'_>) -> Result<String, Vec<BadReference>> {
     let (mut filled, mut bad, mut at) = (String::new(), Vec::new(), 0);
     while let Some(found) = text[at..].find('$') {
         let dollar = at + found;

@@ -12,7 +12,7 @@
 //! ```
 
 mod document;
-mod environment;
+pub(crate) mod environment;
 mod read;
 
 use std::fmt;

@@ -13,7 +13,7 @@ Data goes to stdout, everything else to stderr. `--output json` turns stdout int
 ";
 
 /// In the order of the page.
-const COMMANDS: &str = "demo, sync, check, diff, verify, discover, dead-letters, dead-letters list, dead-letters show, \
+const COMMANDS: &str = "demo, sync, check, diff, agent, verify, discover, dead-letters, dead-letters list, dead-letters show, \
     dead-letters retry, dead-letters discard, status, runs, runs list, runs show, drop";
 
 #[test]

@@ -16,10 +16,14 @@ mod quote;
 mod source;
 mod url;
 
+use syncline_core::Family;
+
 use crate::registry::Connector;
 
 pub(crate) const CONNECTOR: Connector = Connector {
     schemes: &["postgres", "postgresql"],
+    family: Family::POSTGRES,
     source: Some(source::open),
     destination: Some(destination::open),
+    show: source::show,
 };

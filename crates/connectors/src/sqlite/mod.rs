@@ -26,10 +26,17 @@ mod unique;
 mod url;
 mod value;
 
+use syncline_core::Family;
+
 use crate::registry::Connector;
 
-pub(crate) const CONNECTOR: Connector =
-    Connector { schemes: &["sqlite"], source: Some(source::open), destination: Some(destination::open) };
+pub(crate) const CONNECTOR: Connector = Connector {
+    schemes: &["sqlite"],
+    family: Family::SQLITE,
+    source: Some(source::open),
+    destination: Some(destination::open),
+    show: |_, value| value::shown(value),
+};
 
 /// The one schema that a pipeline reads or writes: attached databases belong to a connection, not to the file.
 const MAIN: &str = "main";

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use syncline_core::{Error, Result, Source};
 
 use super::pairing::{ComparedColumn, Pairing};
+use super::remote::Agent;
+use super::scanned::Scanned;
 use super::side::Side;
 use super::sketches::{
-    self, Difference, DifferingRow, HashKey, Identity, KeyRange, Outcome, Scan, Scanner, SketchSize,
-    TableDigest,
+    self, Difference, DifferingRow, HashKey, Identity, Judge, KeyRange, Next, Outcome, SketchSize,
+    TableDigest, Terms,
 };
 use super::table::{Counts, RowsRead, TableDiff};
 
@@ -18,6 +20,8 @@ use super::table::{Counts, RowsRead, TableDiff};
 const ROWS_PER_SCAN: u64 = 10_000;
 /// Into how many ranges a large difference is cut at most; beyond, it is a case for a new snapshot.
 const RANGES_MAX: u64 = 64;
+/// Into how many ranges it is cut in all, with those that are cut again.
+const RANGES_TOTAL_MAX: usize = 4 * 64;
 /// Ranges looked at in one scan: bounds its memory.
 const RANGES_PER_SCAN: usize = 8;
 
@@ -55,6 +59,18 @@ impl Comparison {
         }
     }
 
+    /// The same comparison, of sides that agents read.
+    #[must_use]
+    pub fn read_by(self, source: Option<Arc<Agent>>, destination: Option<Arc<Agent>>) -> Self {
+        let hash_key = &self.hash_key;
+        let by = |side: Side, agent: Option<Arc<Agent>>| match agent {
+            Some(agent) => side.read_by(agent, hash_key),
+            None => side,
+        };
+        let (left, right) = (by(self.left, source), by(self.right, destination));
+        Self { left, right, ..self }
+    }
+
     /// Compares: what is to be said of the table, and the differing rows.
     ///
     /// # Errors
@@ -85,9 +101,8 @@ impl Comparison {
     /// Gives up the snapshots of what was read: what follows looks at the rows as they are then, and a file that is held in
     /// a snapshot cannot be made ready for writing.
     pub(super) async fn release(&self) -> Result<()> {
-        self.left.snapshots()?.release().await;
-        self.right.snapshots()?.release().await;
-        Ok(())
+        self.left.release().await?;
+        self.right.release().await
     }
 }
 
@@ -116,45 +131,59 @@ impl Comparison {
     pub(crate) async fn find(&self) -> Result<Found> {
         let mut found = Found::default();
         let mut ranges = VecDeque::from([KeyRange::ALL]);
+        let mut planned = 0;
         while !ranges.is_empty() {
             let together: Vec<_> = ranges.drain(..ranges.len().min(RANGES_PER_SCAN)).collect();
             let (left, right) =
                 tokio::try_join!(self.scan(&self.left, &together), self.scan(&self.right, &together))?;
             found.scans += 1;
-            for (left, right) in left.iter().zip(&right) {
+            for (left, right) in left.into_iter().zip(right) {
                 if left.range() == KeyRange::ALL {
-                    (found.left, found.right) = (*left.digest(), *right.digest());
+                    (found.left, found.right) = (left.opening()?.digest, right.opening()?.digest);
                 }
-                match sketches::compare(left, right, RANGES_MAX).map_err(of_sketches)? {
+                match self.judge(left, right).await? {
                     Outcome::Equal => {}
                     Outcome::Different(difference) => found.difference.append(difference),
-                    Outcome::Ranges { plan, .. } => ranges.extend(plan),
-                    Outcome::TooLarge { estimate } => *found.too_many.get_or_insert(0) += estimate / 2,
+                    // Ranges that are too full again and again are those of a side that lies.
+                    Outcome::Ranges { estimate, .. } if planned >= RANGES_TOTAL_MAX => {
+                        *found.too_many.get_or_insert(0) += estimate / 2;
+                    }
+                    Outcome::Ranges { plan, .. } => {
+                        planned += plan.len();
+                        ranges.extend(plan);
+                    }
+                    Outcome::TooLarge { estimate } => {
+                        let too_many = found.too_many.get_or_insert(0);
+                        *too_many = too_many.saturating_add(estimate / 2);
+                    }
                 }
             }
         }
         Ok(found)
     }
 
-    async fn scan(&self, side: &Side, ranges: &[KeyRange]) -> Result<Vec<Scan>> {
-        let size = SketchSize::for_difference(ROWS_PER_SCAN);
-        let scan = |range: &KeyRange| Scanner::new(self.hash_key.clone(), self.identity, *range, size);
-        let parts = side.read(
-            || ranges.iter().map(scan).collect::<Vec<_>>(),
-            |scans, row| {
-                scans.iter_mut().for_each(|scan| scan.add_row(row.key, row.row));
-                Ok(())
-            },
-        );
-        let finished = |part: Vec<Scanner>| part.into_iter().map(Scanner::finish).collect::<Vec<_>>();
-        let mut parts = parts.await?.into_iter().map(finished);
-        let mut scans = parts.next().ok_or_else(|| Error::bug("a side was read by nobody"))?;
-        for part in parts {
-            for (scan, part) in scans.iter_mut().zip(&part) {
-                scan.merge(part).map_err(of_sketches)?;
+    async fn scan(&self, side: &Side, ranges: &[KeyRange]) -> Result<Vec<Scanned>> {
+        side.scan(&self.hash_key, ranges, SketchSize::for_difference(ROWS_PER_SCAN)).await
+    }
+
+    /// What two scans of a range come to. Of those that were made elsewhere only as much is fetched as that takes.
+    async fn judge(&self, mut left: Scanned, mut right: Scanned) -> Result<Outcome> {
+        if let (Scanned::Here(left), Scanned::Here(right)) = (&left, &right) {
+            return sketches::compare(left, right, RANGES_MAX).map_err(of_sketches);
+        }
+        let terms = Terms { hash_key: self.hash_key.clone(), identity: self.identity, range: left.range() };
+        let (judge, mut next) = Judge::begin(terms, left.opening()?, right.opening()?, RANGES_MAX);
+        // Each round wants larger sketches, so it ends.
+        loop {
+            match next {
+                Next::Done(outcome) => return Ok(outcome),
+                Next::Sketches(size) => {
+                    let (left, right) =
+                        tokio::try_join!(left.sketch(&self.left, size), right.sketch(&self.right, size))?;
+                    next = judge.judge(&left, &right)?;
+                }
             }
         }
-        Ok(scans)
     }
 }
 

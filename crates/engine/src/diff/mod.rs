@@ -10,7 +10,8 @@
 //! |---|---|
 //! | `pairing` | which columns are compared with each other, and as what |
 //! | `encoder` | rows in the one canonical encoding; `keys`: the way back |
-//! | `side` | a table read as encoded rows, in parallel, in no order |
+//! | `side`, `scanned` | a table read as encoded rows, in parallel, in no order; what a scan of it left |
+//! | [`remote`] | a side that an agent reads, and the agent's end of it |
 //! | [`sketches`] | digests and set differences of rows, pure |
 //! | `comparison`, `table` | the comparison of one table, and what it says |
 //! | `shown` | differing rows with their values |
@@ -29,7 +30,9 @@ mod keys;
 pub(crate) mod live;
 mod pairing;
 mod plan;
+pub mod remote;
 mod repair;
+mod scanned;
 mod shown;
 mod side;
 pub mod sketches;

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncline_core::{Carriage, Column, DataType, Error, Family, Result, TableSchema};
 
 /// What the values of a pair of columns are compared as.
 ///
 /// Both sides are brought to the class before they are compared, as the destination would store the source's value: a
 /// value that is not of the class (a text that is no date) equals only the very same value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The bytes that both sides carry: the same family, the same type. `1.0` and `1.00` differ.

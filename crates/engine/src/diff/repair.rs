@@ -16,6 +16,7 @@ use syncline_core::{Change, Delta, Error, ErrorKind, Load, Operation, Part, Resu
 use super::comparison::Comparison;
 use super::keys;
 use super::shown::Rows;
+use super::side::ROWS_BYTES_MAX;
 use super::sketches::{Difference, Identity, KeyRef, Lookup, RowHash};
 use super::table::RowDifference;
 use super::writer::Writer;
@@ -31,8 +32,6 @@ const READ_BYTES: usize = 4 << 20;
 const LONG_KEYS_PER_SCAN: usize = 5_000;
 /// Rows without a key that one scan looks for.
 const ROWS_PER_SCAN: usize = 5_000;
-/// Bytes of such rows that are held at once.
-const ROWS_BYTES_MAX: usize = 64 << 20;
 
 /// What a repair leaves in the checkpoint beside its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::{Error, Result, encoding};
 
 use super::comparison::Comparison;
-use super::keys;
-use super::pairing::Class;
 use super::side::Side;
 use super::sketches::{Difference, Identity, KeyRef, Lookup};
 use super::table::{ColumnDifference, Kind, RowDifference};
 
 /// Bytes of encoded rows that are held to be shown.
-const SHOWN_BYTES_MAX: usize = 32 << 20;
+pub(super) const SHOWN_BYTES_MAX: usize = 32 << 20;
 
 /// Keys asked for at once.
 pub(super) const KEYS_MAX: usize = 100;
@@ -58,18 +56,7 @@ impl Comparison {
         if lookup.is_empty() {
             return Ok(rows);
         }
-        let found = side.read(
-            || (Vec::<(Box<[u8]>, Box<[u8]>)>::new(), 0_usize),
-            move |(found, bytes), row| {
-                let is_looked_for = lookup.key(row.key).is_some() || lookup.row(row.row).is_some();
-                if is_looked_for {
-                    *bytes += row.row.len();
-                    found.push((row.key.into(), row.row.into()));
-                }
-                require_shown(*bytes)
-            },
-        );
-        for (key, row) in found.await?.into_iter().flat_map(|(found, _)| found) {
+        for (key, row) in side.found(&lookup).await? {
             rows.entry(key).or_default().push(row);
         }
         Ok(rows)
@@ -144,26 +131,7 @@ impl Comparison {
     /// The first columns' encoded values as text.
     fn show(&self, row: &[u8], side: &Side) -> Result<Vec<Option<String>>> {
         let places: Vec<usize> = (0..self.pairing.columns.len()).collect();
-        self.show_at(row, &places, side)
-    }
-
-    /// Encoded values of these columns as text.
-    pub(super) fn show_at(&self, row: &[u8], places: &[usize], side: &Side) -> Result<Vec<Option<String>>> {
-        let snapshots = side.snapshots()?;
-        let text = |(&place, value): (&usize, Option<&[u8]>)| {
-            let bytes = value?;
-            Some(match self.pairing.columns[place].class {
-                Class::Native => snapshots.show(&side.table.columns[place], bytes),
-                class => {
-                    keys::text(class, bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
-                }
-            })
-        };
-        let values = encoding::values(row)?;
-        if values.len() > places.len() {
-            return Err(Error::bug("an encoded row has more values than columns"));
-        }
-        Ok(places.iter().zip(values).map(text).collect())
+        side.show_at(row, &places)
     }
 }
 
@@ -171,7 +139,7 @@ impl Comparison {
 pub(crate) type Rows = BTreeMap<Box<[u8]>, Vec<Box<[u8]>>>;
 
 /// A row left out would look as if a side did not have it, so there is an error instead.
-fn require_shown(bytes: usize) -> Result<()> {
+pub(super) fn require_shown(bytes: usize) -> Result<()> {
     if bytes <= SHOWN_BYTES_MAX {
         return Ok(());
     }

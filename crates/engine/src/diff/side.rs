@@ -1,7 +1,8 @@
-//! One side of a comparison: a table that is read as encoded rows, in parallel and in no order.
+//! One side of a comparison: a table that is read as encoded rows, in parallel and in no order; here, or by an agent beside it
+//! ([`super::remote`]), which then answers each question that a comparison has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
@@ -14,8 +15,11 @@ use tokio::task::JoinSet;
 
 use super::encoder::Encoder;
 use super::keys;
-use super::pairing::ComparedColumn;
-use super::sketches::{KeyHash, Lookup};
+use super::pairing::{Class, ComparedColumn};
+use super::remote::{Agent, AgentTable};
+use super::scanned::Scanned;
+use super::shown::{SHOWN_BYTES_MAX, require_shown};
+use super::sketches::{HashKey, Identity, KeyHash, KeyRange, Lookup, Scan, Scanner, SketchSize};
 
 /// A table of one side.
 #[derive(Clone)]
@@ -33,7 +37,12 @@ pub(super) struct Side {
     live: bool,
     /// What the reads saw; one mark for each snapshot.
     pub(super) marks: Arc<Mutex<BTreeSet<String>>>,
+    /// Who reads it, if not this process.
+    agent: Option<AgentTable>,
 }
+
+/// Bytes of rows without a key that are held at once.
+pub(super) const ROWS_BYTES_MAX: usize = 64 << 20;
 
 /// Encoded keys, each with its encoded row.
 pub(super) type KeyedRows = Vec<(Box<[u8]>, Box<[u8]>)>;
@@ -54,7 +63,20 @@ impl Side {
         rows: Arc<AtomicU64>,
     ) -> Self {
         let readers = readers.max(1);
-        Self { source, table, columns, key_columns, readers, rows, live: false, marks: Arc::default() }
+        let (marks, agent) = (Arc::default(), None);
+        Self { source, table, columns, key_columns, readers, rows, live: false, marks, agent }
+    }
+
+    /// The same side, read by an agent.
+    pub(super) fn read_by(self, agent: Arc<Agent>, hash_key: &HashKey) -> Self {
+        let (table, rows) = (Arc::clone(&self.table), Arc::clone(&self.rows));
+        let agent = AgentTable::new(agent, hash_key.clone(), table, &self.columns, self.key_columns, rows);
+        Self { agent: Some(agent), ..self }
+    }
+
+    /// How its rows are told apart.
+    pub(super) fn identity(&self) -> Identity {
+        if self.key_columns == 0 { Identity::WholeRow } else { Identity::Key }
     }
 
     /// The same side, while it is written to.
@@ -62,8 +84,108 @@ impl Side {
         Self { live: true, ..self }
     }
 
-    pub(super) fn snapshots(&self) -> Result<&dyn Snapshots> {
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
         snapshots(self.source.as_ref())
+    }
+
+    /// Gives up the snapshots of what was read.
+    pub(super) async fn release(&self) -> Result<()> {
+        match &self.agent {
+            Some(agent) => agent.agent().release().await,
+            None => {
+                self.snapshots()?.release().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// A carried value of a column as a person reads it.
+    fn shown(&self, place: usize, value: &[u8]) -> Result<String> {
+        let column = &self.table.columns[place];
+        Ok(match &self.agent {
+            Some(agent) => agent.agent().shown(column, value),
+            None => self.snapshots()?.show(column, value),
+        })
+    }
+
+    /// Encoded values of these columns as text.
+    pub(super) fn show_at(&self, row: &[u8], places: &[usize]) -> Result<Vec<Option<String>>> {
+        let text = |(&place, value): (&usize, Option<&[u8]>)| {
+            let Some(bytes) = value else { return Ok(None) };
+            Ok(Some(match self.columns[place].class {
+                Class::Native => self.shown(place, bytes)?,
+                class => {
+                    keys::text(class, bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned())
+                }
+            }))
+        };
+        let values = encoding::values(row)?;
+        if values.len() > places.len() {
+            return Err(Error::bug("an encoded row has more values than columns"));
+        }
+        places.iter().zip(values).map(text).collect()
+    }
+
+    /// The place of a column.
+    ///
+    /// # Errors
+    /// Configuration if it is not compared.
+    pub(super) fn place(&self, name: &str) -> Result<usize> {
+        let place = self.columns.iter().position(|column| column.name == name);
+        place.ok_or_else(|| {
+            Error::configuration(format!("there is no column {name} that could be unique"))
+                .with_table(&self.table.id)
+        })
+    }
+
+    /// The side's agent, if it has one.
+    pub(super) fn agent(&self) -> Option<&AgentTable> {
+        self.agent.as_ref()
+    }
+
+    /// Scans these ranges of the table together.
+    pub(super) async fn scan(
+        &self,
+        hash_key: &HashKey,
+        ranges: &[KeyRange],
+        size: SketchSize,
+    ) -> Result<Vec<Scanned>> {
+        Ok(match &self.agent {
+            Some(agent) => {
+                let scans = agent.scan(self.identity(), ranges, size).await?;
+                scans.into_iter().enumerate().map(|(at, theirs)| Scanned::There { at, theirs }).collect()
+            }
+            None => {
+                let scans = self.scan_here(hash_key, ranges, size).await?;
+                scans.into_iter().map(Scanned::Here).collect()
+            }
+        })
+    }
+
+    /// As [`Side::scan`], by this process.
+    pub(super) async fn scan_here(
+        &self,
+        hash_key: &HashKey,
+        ranges: &[KeyRange],
+        size: SketchSize,
+    ) -> Result<Vec<Scan>> {
+        let scan = |range: &KeyRange| Scanner::new(hash_key.clone(), self.identity(), *range, size);
+        let parts = self.read(
+            || ranges.iter().map(scan).collect::<Vec<_>>(),
+            |scans, row| {
+                scans.iter_mut().for_each(|scan| scan.add_row(row.key, row.row));
+                Ok(())
+            },
+        );
+        let finished = |part: Vec<Scanner>| part.into_iter().map(Scanner::finish).collect::<Vec<_>>();
+        let mut parts = parts.await?.into_iter().map(finished);
+        let mut scans = parts.next().ok_or_else(|| Error::bug("a side was read by nobody"))?;
+        for part in parts {
+            for (scan, part) in scans.iter_mut().zip(&part) {
+                scan.merge(part)?;
+            }
+        }
+        Ok(scans)
     }
 
     /// Reads every row once. Each reader folds into a value of its own; the values come back in no order.
@@ -160,8 +282,7 @@ impl Side {
 
     /// The rows of these encoded keys as they are now, as [`Side::rows_of`] has them, each as often as a key finds it.
     pub(super) async fn rows_now(&self, keys: &[Box<[u8]>]) -> Result<RowsNow> {
-        let wanted = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
-        let (batch, mark) = self.snapshots()?.read_keys(&self.table, &wanted).await?;
+        let (batch, mark) = self.by_key(keys).await?;
         let (mut rows, mut at) = (Vec::with_capacity(batch.num_rows()), 0);
         Encoder::new(&self.columns).rows(&batch, &mut |row| {
             let EncodedRow { key, row } = self.split(row)?;
@@ -173,8 +294,42 @@ impl Side {
         Ok(RowsNow { batch, rows, mark })
     }
 
+    /// The rows of these encoded keys as they are carried.
+    pub(super) async fn by_key(&self, keys: &[Box<[u8]>]) -> Result<(RecordBatch, ReadMark)> {
+        if let Some(agent) = &self.agent {
+            return agent.by_key(keys).await;
+        }
+        let wanted = keys::batch(keys, &self.columns[..self.key_columns], &self.table)?;
+        self.snapshots()?.read_keys(&self.table, &wanted).await
+    }
+
+    /// The rows that a lookup knows by their hash or by that of their key, by a scan.
+    ///
+    /// # Errors
+    /// Configuration if they are too large to be shown together; as any read.
+    pub(super) async fn found(&self, lookup: &Lookup) -> Result<KeyedRows> {
+        if let Some(agent) = &self.agent {
+            let rows = agent.found(lookup, SHOWN_BYTES_MAX).await?;
+            return rows.into_iter().map(|row| Ok((self.split(&row)?.key.into(), row))).collect();
+        }
+        let (lookup, bytes) = (lookup.clone(), AtomicUsize::new(0));
+        let bytes = Arc::new(bytes);
+        let found = self.read(KeyedRows::new, move |found, row| {
+            let is_looked_for = lookup.key(row.key).is_some() || lookup.row(row.row).is_some();
+            if is_looked_for {
+                require_shown(bytes.fetch_add(row.row.len(), Ordering::Relaxed) + row.row.len())?;
+                found.push((row.key.into(), row.row.into()));
+            }
+            Ok(())
+        });
+        Ok(found.await?.into_iter().flatten().collect())
+    }
+
     /// The keys that a lookup knows by their hash, by a scan.
     pub(super) async fn keys_of(&self, lookup: &Lookup) -> Result<BTreeMap<KeyHash, Box<[u8]>>> {
+        if let Some(agent) = &self.agent {
+            return agent.keys_of(lookup).await;
+        }
         let lookup = lookup.clone();
         let found = self.read(BTreeMap::new, move |found, row| {
             if let Some(hash) = lookup.key(row.key) {
@@ -194,6 +349,9 @@ impl Side {
         lookup: &Lookup,
         bytes_max: usize,
     ) -> Result<BTreeMap<Box<[u8]>, i64>> {
+        if let Some(agent) = &self.agent {
+            return agent.counted(lookup, bytes_max).await;
+        }
         let lookup = lookup.clone();
         let readers = self.readers;
         let found = self.read(

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syncline_core::{Error, Result, encoding};
 
 use super::comparison::Comparison;
+use super::side::Side;
 use super::sketches::{HashKey, RowHash};
 
 /// Bits of a bitmap: 16 MiB each.
@@ -25,7 +26,7 @@ const COUNTED_MAX: usize = 1 << 20;
 const TOLD_MAX: usize = 20;
 
 /// Columns that are not unique.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotUnique {
     /// The columns.
     pub columns: Vec<String>,
@@ -36,7 +37,7 @@ pub struct NotUnique {
 }
 
 /// A value that more than one row has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepeatedValue {
     /// The columns' values.
     pub value: Vec<String>,
@@ -105,15 +106,22 @@ impl Comparison {
     /// # Errors
     /// Configuration if a column is not compared; as any read.
     pub async fn not_unique(&self, columns: &[String]) -> Result<Option<NotUnique>> {
-        let place = |name: &String| {
-            let place = self.pairing.columns.iter().position(|column| column.name == *name);
-            place.ok_or_else(|| {
-                Error::configuration(format!("there is no column {name} that could be unique"))
-                    .with_table(&self.pairing.left.id)
-            })
-        };
-        let places: Arc<[usize]> = columns.iter().map(place).collect::<Result<_>>()?;
-        let values = Values { places, hash_key: self.hash_key.clone() };
+        self.left.not_unique(columns, &self.hash_key).await
+    }
+}
+
+impl Side {
+    /// Whether it has more than one row with the same values in these columns.
+    pub(super) async fn not_unique(
+        &self,
+        columns: &[String],
+        hash_key: &HashKey,
+    ) -> Result<Option<NotUnique>> {
+        let places: Arc<[usize]> = columns.iter().map(|name| self.place(name)).collect::<Result<_>>()?;
+        if let Some(agent) = self.agent() {
+            return agent.not_unique(columns).await;
+        }
+        let values = Values { places, hash_key: hash_key.clone() };
         let suspects = Arc::new(self.marked_twice(&values).await?);
         if suspects.is_empty() {
             return Ok(None);
@@ -129,7 +137,7 @@ impl Comparison {
     async fn marked_twice(&self, values: &Values) -> Result<Bitmap> {
         let marks = Arc::new((Bitmap::new(), Bitmap::new()));
         let (values, marked) = (values.clone(), Arc::clone(&marks));
-        let marking = self.left.read(
+        let marking = self.read(
             || (),
             move |(), row| {
                 if let Some(hash) = values.hash(row.row)?
@@ -174,7 +182,7 @@ impl Comparison {
         parts: u128,
     ) -> Result<Option<HashMap<RowHash, u64>>> {
         let (values, suspects) = (values.clone(), Arc::clone(suspects));
-        let counted = self.left.read(
+        let counted = self.read(
             || (HashMap::<RowHash, u64>::new(), false),
             move |(counts, overflows), row| {
                 if *overflows {
@@ -210,7 +218,7 @@ impl Comparison {
         hashes.truncate(TOLD_MAX);
         let told: Arc<HashMap<RowHash, u64>> = Arc::new(hashes.into_iter().collect());
         let (wanted, of) = (Arc::clone(&told), values.clone());
-        let found = self.left.read(HashMap::new, move |found: &mut HashMap<RowHash, Vec<u8>>, row| {
+        let found = self.read(HashMap::new, move |found: &mut HashMap<RowHash, Vec<u8>>, row| {
             if let Some(encoded) = of.of(row.row)? {
                 let hash = of.hash_key.row(&encoded);
                 if wanted.contains_key(&hash) {
@@ -222,7 +230,7 @@ impl Comparison {
         let places: HashMap<RowHash, Vec<u8>> = found.await?.into_iter().flatten().collect();
         let mut some = Vec::with_capacity(places.len());
         for (hash, encoded) in places {
-            let shown = self.show_at(&encoded, &values.places, &self.left)?;
+            let shown = self.show_at(&encoded, &values.places)?;
             some.push(RepeatedValue {
                 value: shown.into_iter().map(Option::unwrap_or_default).collect(),
                 rows: told.get(&hash).copied().unwrap_or_default(),

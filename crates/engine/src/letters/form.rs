@@ -3,15 +3,14 @@
 //! Layout: a `u32` little-endian length and a header in JSON, a length and the row as an Arrow IPC stream, and in the same
 //! way the old key, if there is one. The shape is part of it, so that a letter can be read when its table has changed.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_ipc::reader::StreamReader;
-use arrow_ipc::writer::StreamWriter;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use syncline_core::{ChangeBatch, ColumnMask, Error, Masks, OldKeys, Operation, Result, TableSchema};
+
+use crate::ipc;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -96,19 +95,12 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
 }
 
 fn stream_of(rows: &RecordBatch) -> Result<Vec<u8>> {
-    let write = || {
-        let mut writer = StreamWriter::try_new(Vec::new(), rows.schema_ref())?;
-        writer.write(rows)?;
-        writer.into_inner()
-    };
-    write().map_err(|error| unwritable().with_source(error))
+    ipc::to_bytes(rows).map_err(|error| unwritable().with_source(error))
 }
 
 fn batch_of(bytes: &[u8]) -> Result<RecordBatch> {
-    let mut reader =
-        StreamReader::try_new(Cursor::new(bytes), None).map_err(|error| damaged().with_source(error))?;
-    let batch = reader.next().ok_or_else(damaged)?;
-    batch.map_err(|error| damaged().with_source(error))
+    let batch = ipc::from_bytes(bytes).map_err(|error| damaged().with_source(error))?;
+    batch.ok_or_else(damaged)
 }
 
 fn unwritable() -> Error {

@@ -6,6 +6,7 @@
 //! | `repairs` | guard, plan, approval; the tables that are written |
 //! | `queries` | queries of the source that stand for tables |
 //! | `report` | every differing row, as a file |
+//! | `sides` | the two sides, read here or by agents |
 //! | `render` | the text |
 
 mod outcome;
@@ -13,14 +14,14 @@ mod queries;
 mod render;
 mod repairs;
 mod report;
+mod sides;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use syncline_connectors::registry;
-use syncline_core::{ErrorKind, Query, Result, Source};
+use syncline_core::{ErrorKind, Result};
 use syncline_engine::diff::sketches::{Difference, HashKey};
 use syncline_engine::diff::{self, Comparison, Pairing, RowsRead, TableDiff, Writer};
 use syncline_store::{RunId, RunKind, RunOutcome, Store};
@@ -29,6 +30,7 @@ use self::outcome::TableOutcome;
 pub(crate) use self::render::{sample_line, shortened};
 use self::repairs::Repairs;
 use self::report::Report;
+use self::sides::Sides;
 use crate::args::{DiffArgs, GlobalArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{count, duration, per_second};
@@ -49,7 +51,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// # Errors
 /// As any read; configuration if tables or columns have no counterpart.
 pub(crate) async fn run(args: &DiffArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let sides = Sides::new(args).await?;
+    let sides = Sides::open(args).await?;
     let directory = state::directory(&args.state)?;
     let mut repairs = Repairs::new(args, &sides.names(), &directory)?;
     let store = Store::open(&directory)?;
@@ -61,41 +63,16 @@ pub(crate) async fn run(args: &DiffArgs, global: &GlobalArgs) -> Result<Exit, Fa
     let kept = keep_run(&store, run, &sides, args, &outcomes, ended.as_ref().err());
     let (token, ()) = (ended.and(token)?, kept?);
     match global.output {
-        Output::Text => output::to_stdout(&render::end(&outcomes, token.as_deref(), args)),
+        Output::Text => {
+            output::to_stdout(&render::exchanged(&sides.traffic()));
+            output::to_stdout(&render::end(&outcomes, token.as_deref(), args));
+        }
         Output::Json => output::to_stdout_line(&json!({
-            "event": "end", "run": run, "tables": outcomes.len(), "approve": token,
+            "event": "end", "run": run, "tables": outcomes.len(), "approve": token, "traffic": sides.traffic(),
             "different": outcomes.iter().filter(|outcome| outcome.is_different()).count(),
         })),
     }
     Ok(outcomes.iter().map(TableOutcome::exit).fold(Exit::DONE, Exit::worse))
-}
-
-/// Both sides, not connected yet.
-struct Sides {
-    source: Arc<dyn Source>,
-    /// The destination as it is read.
-    destination: Arc<dyn Source>,
-    destination_url: String,
-    /// What stands for tables of the source.
-    queries: Vec<Query>,
-}
-
-impl Sides {
-    async fn new(args: &DiffArgs) -> Result<Self> {
-        let destination_url = spec::from_anywhere(&args.destination);
-        let source = registry::source(&spec::from_anywhere(&args.source));
-        let source = source.map_err(|error| error.context("source"))?;
-        let destination = registry::source(&destination_url).map_err(|error| error.context("destination"))?;
-        let queries = queries::of(args, destination.as_ref()).await?;
-        let source = if queries.is_empty() { source } else { queries::as_source(&source, &queries)? };
-        Ok(Self { source, destination, destination_url, queries })
-    }
-
-    /// The two sides as a plan names them.
-    fn names(&self) -> String {
-        let queries = self.queries.iter().map(|query| format!("; {}: {}", query.table, query.sql));
-        format!("{} → {}{}", self.source.address(), self.destination.address(), queries.collect::<String>())
-    }
 }
 
 async fn compare_all(
@@ -159,6 +136,7 @@ fn keep_run(
         "approve": args.approve,
         "guard": args.guard,
         "unique": args.unique,
+        "traffic": sides.traffic(),
         "tables": outcomes,
     });
     let outcome = if error.is_some() { RunOutcome::Failed } else { RunOutcome::Done };
@@ -179,6 +157,7 @@ async fn compare(
         let (source, destination) = (&sides.source, &sides.destination);
         let hash_key = repairs.hash_key();
         let comparison = Comparison::new(pairing, source, destination, &hash_key, readers(), &read);
+        let comparison = sides.agents(comparison);
         match with_progress(pairing, &read, comparison.run(samples)).await {
             Err(error) if error.kind() == ErrorKind::Retriable && tries < TRIES => {
                 output::to_stderr(&format!("{}: {error}; comparing it again\n", pairing.left.id));

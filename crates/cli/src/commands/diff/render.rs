@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use syncline_core::TableId;
+use syncline_engine::diff::remote::{Exchanged, Traffic};
 use syncline_engine::diff::{Kind, NotUnique, RowDifference, TableDiff};
 
 use super::outcome::{Decision, TableOutcome};
+use super::sides::AgentTraffic;
 use crate::args::DiffArgs;
-use crate::progress::format::{count, counted, duration};
+use crate::progress::format::{bytes, count, counted, duration};
 
 /// Letters of a value that are shown.
 const LETTERS_MAX: usize = 60;
@@ -156,6 +158,22 @@ fn shown(value: Option<&str>) -> String {
         text.push('…');
     }
     if value.parse::<f64>().is_ok() { text } else { format!("'{text}'") }
+}
+
+/// What was exchanged with agents, a line each; nothing without one.
+pub(super) fn exchanged(traffic: &AgentTraffic) -> String {
+    let sides = [("source", &traffic.source), ("destination", &traffic.destination)];
+    let sides = sides.into_iter().filter_map(|(side, traffic)| Some((side, (*traffic)?)));
+    let of = |exchanged: Exchanged| {
+        format!("{} sent, {} received", bytes(exchanged.sent_bytes), bytes(exchanged.received_bytes))
+    };
+    let line = |(side, Traffic { sketches, keys, rows, rest })| {
+        let (sketches, keys, rows, rest) = (of(sketches), of(keys), of(rows), of(rest));
+        format!(
+            "with the agent of the {side}: sketches {sketches}; keys {keys}; rows {rows}; the rest {rest}\n"
+        )
+    };
+    sides.map(line).collect()
 }
 
 /// The last lines.

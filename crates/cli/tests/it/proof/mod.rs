@@ -4,6 +4,7 @@
 //! | module | what is proven |
 //! |---|---|
 //! | `addresses` | an address that leads to several servers, or to a pooler |
+//! | `agents` | sides that are far apart are compared by sketches alone |
 //! | `plain` | snapshot, changes, definitions, options, what `drop` leaves |
 //! | `refusals` | what cannot work ends with one clear error and creates nothing; the application never notices us |
 //! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
@@ -20,6 +21,7 @@
 //! | `waiting` | who is waited for is said |
 
 mod addresses;
+mod agents;
 mod circle;
 mod diff;
 mod generated;

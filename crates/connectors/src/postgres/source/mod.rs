@@ -30,7 +30,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Carriage, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema,
+    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams,
+    TableSchema,
 };
 
 use super::url::Address;
@@ -39,6 +40,11 @@ use pool::Pool;
 /// Opens a URL. Connects to nothing yet.
 pub(crate) fn open(url: &str) -> Result<Arc<dyn Source>> {
     Ok(Arc::new(PostgresSource::new(Address::parse(url)?)))
+}
+
+/// A carried value as a person reads it.
+pub(crate) fn show(column: &Column, value: &[u8]) -> String {
+    show::value(column, value)
 }
 
 /// A database that is read.

@@ -34,6 +34,8 @@ pub struct HashKey {
 
 /// One secret per use, so that no hash says anything about another.
 struct Secrets {
+    /// What they were derived from.
+    bytes: [u8; 32],
     row: Secret,
     key: Secret,
     check: Secret,
@@ -51,8 +53,15 @@ impl HashKey {
     /// Derives the secrets from 32 random bytes, which the caller draws for each comparison.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
-        let secrets = Secrets { row: derive(&bytes, 1), key: derive(&bytes, 2), check: derive(&bytes, 3) };
+        let secrets =
+            Secrets { bytes, row: derive(&bytes, 1), key: derive(&bytes, 2), check: derive(&bytes, 3) };
         Self { secrets: Arc::new(secrets) }
+    }
+
+    /// What it was derived from: for the other side of the comparison, and for nobody else.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.secrets.bytes
     }
 
     /// The hash of a row's encoding.

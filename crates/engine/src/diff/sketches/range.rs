@@ -42,6 +42,12 @@ impl KeyRange {
         Some(RangePlan { bits: long, next: first, end: first + (1 << bits) })
     }
 
+    /// Its prefix, and how many bits that has: what [`Self::new`] takes.
+    #[must_use]
+    pub fn parts(self) -> (u64, u8) {
+        (self.prefix, self.bits)
+    }
+
     pub(super) fn terms(self) -> [u8; 9] {
         let mut terms = [self.bits; 9];
         terms[..8].copy_from_slice(&self.prefix.to_le_bytes());

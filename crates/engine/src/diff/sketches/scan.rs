@@ -7,8 +7,10 @@ use super::cell::{Cell, KEY_BYTES_MAX, KEY_FIELD_BYTES, KeyField};
 use super::digest::TableDigest;
 use super::error::DiffError;
 use super::hash::{HashKey, RowHash};
+use super::message::Opening;
 use super::range::KeyRange;
 use super::sketch::{Sketch, SketchSize};
+use super::terms::Terms;
 
 /// How rows are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,9 +24,7 @@ pub enum Identity {
 /// One side's rows of one range, summed up.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    hash_key: HashKey,
-    identity: Identity,
-    range: KeyRange,
+    terms: Terms,
     digest: TableDigest,
     /// Rows whose key is longer than [`KEY_BYTES_MAX`].
     long_keys: u64,
@@ -48,9 +48,7 @@ impl Scanner {
     #[must_use]
     pub fn new(hash_key: HashKey, identity: Identity, range: KeyRange, size: SketchSize) -> Self {
         let scan = Scan {
-            hash_key,
-            identity,
-            range,
+            terms: Terms { hash_key, identity, range },
             digest: TableDigest::default(),
             long_keys: 0,
             common: CommonBytes::default(),
@@ -87,25 +85,25 @@ impl Scan {
     /// What a row puts into the sketch; counts it.
     #[inline]
     fn element(&mut self, key: &[u8], row: &[u8]) -> Option<(RowHash, Cell)> {
-        let (row, key_hash, field) = match self.identity {
+        let (row, key_hash, field) = match self.terms.identity {
             Identity::Key => {
-                let key_hash = self.hash_key.key(key);
-                if !self.range.contains(key_hash) {
+                let key_hash = self.terms.hash_key.key(key);
+                if !self.terms.range.contains(key_hash) {
                     return None;
                 }
                 self.long_keys += u64::from(key.len() > KEY_BYTES_MAX);
-                (self.hash_key.row(row), key_hash, KeyField::of(key, key_hash))
+                (self.terms.hash_key.row(row), key_hash, KeyField::of(key, key_hash))
             }
             Identity::WholeRow => {
-                let row = self.hash_key.row(row);
-                let key_hash = self.hash_key.key_of_row(row);
-                if !self.range.contains(key_hash) {
+                let row = self.terms.hash_key.row(row);
+                let key_hash = self.terms.hash_key.key_of_row(row);
+                if !self.terms.range.contains(key_hash) {
                     return None;
                 }
                 (row, key_hash, KeyField::EMPTY)
             }
         };
-        let check = self.hash_key.check(row);
+        let check = self.terms.hash_key.check(row);
         self.digest.add(row, check, key_hash);
         self.common.add(&field);
         Some((row, Cell::element(row, check, field)))
@@ -141,13 +139,25 @@ impl Scan {
     /// How its rows are told apart.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.terms.identity
     }
 
     /// The range it was made for.
     #[must_use]
     pub fn range(&self) -> KeyRange {
-        self.range
+        self.terms.range
+    }
+
+    /// What both sides must have in common.
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// What is said of it before any cell.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        Opening { digest: self.digest, long_keys: self.long_keys, largest: self.sketch.size() }
     }
 
     /// Its largest sketch, of which all smaller ones are folds.
@@ -156,22 +166,13 @@ impl Scan {
         &self.sketch
     }
 
-    pub(super) fn hash_key(&self) -> &HashKey {
-        &self.hash_key
-    }
-
     pub(super) fn common(&self) -> &CommonBytes {
         &self.common
     }
 
     /// What both sides must have in common, without the hash key being told.
     pub(super) fn fingerprint(&self) -> u64 {
-        let mut terms = vec![match self.identity {
-            Identity::Key => 1,
-            Identity::WholeRow => 2,
-        }];
-        terms.extend_from_slice(&self.range.terms());
-        self.hash_key.fingerprint(&terms)
+        self.terms.fingerprint()
     }
 }
 

@@ -1,0 +1,97 @@
+//! What the two ends say to each other. Heads are JSON; what is large or binary is the body.
+
+use serde::{Deserialize, Serialize};
+use syncline_core::{Carry, Column, Selection, TableId, TablePattern};
+
+use super::failure::Failure;
+use crate::diff::pairing::Class;
+
+/// The first message of the asking end. It holds the token, so it has no `Debug`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) connection: String,
+    pub(super) token: String,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Welcome {
+    /// Whose native values the side carries.
+    pub(super) family: String,
+}
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ask {
+    /// The tables of a selection. Answer: JSON of the tables as the body.
+    Discover(Wanted),
+    /// Opens a table, in the place of the one that was open; the body is the hash key. Answer: its number.
+    Open(Open),
+    /// Scans the open table; the scans are kept. Answer: the digests, as a list of replies.
+    Scan { table: u32, ranges: Vec<(u64, u8)>, size: u32 },
+    /// Part of a sketch of the last scan; the body is the request. Answer: the reply as the body.
+    Sketch { table: u32, range: usize },
+    /// Keys that a lookup knows by their hashes. Answer: a list of keys.
+    Keys { table: u32 },
+    /// Rows that a lookup knows, or whose key it knows. Answer: a list of encoded rows.
+    Found { table: u32 },
+    /// How often the rows are there that a lookup knows. Answer: a list of counts and rows, by turns.
+    Counted { table: u32 },
+    /// Rows of these keys, now; the body is a list of encoded keys. Answer: the read mark, and a batch as the body.
+    ByKey { table: u32 },
+    /// Whether columns are unique. Answer: JSON as the body.
+    Unique { table: u32, columns: Vec<String> },
+    /// Gives up the snapshots.
+    Release,
+    /// Whether the other end is still there.
+    Ping,
+}
+
+/// Tables and columns that are wanted. No more than this can be asked of a database: no query, no statement.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    include: Vec<TablePattern>,
+    exclude: Vec<TablePattern>,
+    exclude_columns: Vec<(TablePattern, String)>,
+    carry: Carry,
+}
+
+impl Wanted {
+    pub(super) fn of(selection: &Selection) -> Self {
+        Self {
+            include: selection.include.clone(),
+            exclude: selection.exclude.clone(),
+            exclude_columns: selection.exclude_columns.clone(),
+            carry: selection.carry,
+        }
+    }
+
+    pub(super) fn selection(self) -> Selection {
+        Selection {
+            include: self.include,
+            exclude: self.exclude,
+            exclude_columns: self.exclude_columns,
+            ..Selection::all(self.carry)
+        }
+    }
+}
+
+/// A table as it is compared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Open {
+    pub(super) table: TableId,
+    /// In the order of the comparison, those of the key first, as they were discovered.
+    pub(super) columns: Vec<Column>,
+    /// What they are compared as.
+    pub(super) classes: Vec<Class>,
+    pub(super) key_columns: usize,
+}
+
+/// An answer's head.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Said<T> {
+    Done(T),
+    Failed(Failure),
+}

@@ -1,0 +1,38 @@
+//! A side of a comparison that another Syncline reads, beside it: an agent.
+//!
+//! ```text
+//! diff ── Side ── Agent ══ frames over TCP or TLS ══ Session ── Side ── the agent's own database
+//! ```
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | `frame` | messages over a stream of bytes, each bounded before it is read |
+//! | `message` | what is asked and answered |
+//! | `failure` | an error of the other end |
+//! | `list` | rows, keys and batches as bodies of messages |
+//! | `agent`, `table` | the end that asks: a connection, and a table over it |
+//! | `session` | the end that answers |
+//! | `traffic` | bytes, by what they were for |
+//!
+//! The asking end trusts the other no further than its own rows: what it says of them is taken as it comes, but no message
+//! makes it panic, take more memory than its bound, or scan without end. The answering end trusts nobody before the token was
+//! judged ([`Door`]); after that it reads tables, and nothing it can be asked writes.
+//!
+//! Not here: sockets, TLS, tokens. Whoever has a stream of bytes can be either end.
+
+mod agent;
+mod failure;
+mod frame;
+mod list;
+mod message;
+mod session;
+mod table;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+pub use agent::{Agent, Dial, Show};
+pub use frame::{PREFACE_BYTES, VERSION, Wire};
+pub use session::{Door, serve};
+pub(super) use table::AgentTable;
+pub use traffic::{Exchanged, Traffic};

@@ -1,0 +1,155 @@
+//! An agent's listener: sessions are taken in, bounded in number and in time, until somebody says to stop.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_core::{Error, Result, Source};
+use syncline_engine::diff::remote::{self, Door, Wire};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls::Identity;
+use crate::token::Token;
+
+/// Sessions at the same time, with those that have not said yet who they are.
+const SESSIONS_MAX: usize = 16;
+/// How long TLS may take to be agreed on.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// What sessions get to end by themselves when the agent stops.
+const GRACE: Duration = Duration::from_secs(10);
+/// Between two tries to accept, where the system has no room.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// Opens a database; connects to nothing yet.
+type OpenSource = Box<dyn Fn(&str) -> Result<Arc<dyn Source>> + Send + Sync>;
+
+/// What an agent serves, and to whom.
+pub struct Served {
+    /// What opens it.
+    pub token: Token,
+    /// The URLs behind the names of its connections.
+    pub connections: BTreeMap<String, String>,
+    /// How one of them is opened, for each session anew.
+    pub open: OpenSource,
+    /// Chunks of a table that are read at the same time.
+    pub readers: usize,
+}
+
+impl Door for Served {
+    fn open(&self, token: &str, connection: &str) -> Result<Arc<dyn Source>> {
+        if !self.token.is(token) {
+            return Err(Error::configuration("the token is not the agent's")
+                .with_remedy("give both ends the same: the agent's --token-file, ?token-file= in its URL"));
+        }
+        let url = self.connections.get(connection).ok_or_else(|| {
+            let known: Vec<_> = self.connections.keys().map(String::as_str).collect();
+            Error::configuration("the agent has no connection of this name")
+                .with_remedy(format!("use one of: {}", known.join(", ")))
+        })?;
+        (self.open)(url)
+    }
+}
+
+/// A socket that is listened to.
+pub struct Listener {
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Listens. Another address than this machine's own only with TLS.
+    ///
+    /// # Errors
+    /// Configuration if the address cannot be listened to as it is asked; as the system.
+    pub async fn bind(address: &str, identity: Option<&Identity>) -> Result<Self> {
+        let wrong = || {
+            Error::configuration(format!("`{address}` is no address to listen at"))
+                .with_remedy("write host:port, as in 127.0.0.1:7077")
+        };
+        let found = tokio::net::lookup_host(address).await.map_err(|error| wrong().with_source(error))?;
+        let found: Vec<SocketAddr> = found.collect();
+        if found.is_empty() {
+            return Err(wrong());
+        }
+        if identity.is_none() && !found.iter().all(|address| address.ip().is_loopback()) {
+            return Err(Error::configuration(
+                "an address that others can reach is listened to with TLS only",
+            )
+            .with_remedy("add --tls-cert FILE --tls-key FILE, or listen at 127.0.0.1 and use a tunnel"));
+        }
+        let socket = TcpListener::bind(found.as_slice()).await.map_err(|error| {
+            Error::configuration(format!("cannot listen at {address}")).with_source(error)
+        })?;
+        let tls = identity.map(|identity| TlsAcceptor::from(identity.config()));
+        Ok(Self { socket, tls })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// As the system.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.socket.local_addr().map_err(|error| Error::io("the socket has no address", error))
+    }
+
+    /// Answers sessions until `stop` ends; then those that are open get a moment to end by themselves.
+    pub async fn serve(self, served: Served, stop: impl Future<Output = ()>) {
+        let (served, room) = (Arc::new(served), Arc::new(Semaphore::new(SESSIONS_MAX)));
+        let mut sessions = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            // Those that ended are let go.
+            while sessions.try_join_next().is_some() {}
+            tokio::select! {
+                () = &mut stop => break,
+                accepted = self.socket.accept() => match accepted {
+                    Ok((stream, from)) => match Arc::clone(&room).try_acquire_owned() {
+                        Ok(place) => {
+                            let (tls, served) = (self.tls.clone(), Arc::clone(&served));
+                            sessions.spawn(async move {
+                                session(stream, from, tls, &served).await;
+                                drop(place);
+                            });
+                        }
+                        Err(_) => tracing::warn!(%from, "too many sessions; one was turned away"),
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                },
+            }
+        }
+        drop(self.socket);
+        let ended = async { while sessions.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, ended).await;
+        // What is left reads only, so it may be cut off anywhere.
+        sessions.shutdown().await;
+    }
+}
+
+/// One session, from its first byte to its last. Its end is of interest to its other end, which was told.
+async fn session(stream: TcpStream, from: SocketAddr, tls: Option<TlsAcceptor>, served: &Served) {
+    tracing::info!(%from, "a session begins");
+    let ended = match wire(stream, tls).await {
+        Ok(wire) => remote::serve(wire, served, served.readers).await,
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(()) => tracing::info!(%from, "a session has ended"),
+        Err(error) => tracing::warn!(%from, %error, "a session has ended"),
+    }
+}
+
+async fn wire(stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<Box<dyn Wire>> {
+    stream.set_nodelay(true).map_err(|error| Error::io("a connection cannot be set up", error))?;
+    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    let failed = |error| Error::io("TLS could not be agreed on", error);
+    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let agreed = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await;
+    Ok(Box::new(agreed.map_err(|_| failed(late()))?.map_err(failed)?))
+}
