@@ -16,6 +16,7 @@ use syncline_core::{
 use syncline_engine::{Mode, Pipeline};
 
 use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
+use crate::incremental::IncrementalSpec;
 use crate::verifying::VerifySpec;
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
@@ -65,6 +66,9 @@ pub(crate) struct PipelineSpec {
     /// Whether it verifies itself while it follows.
     #[serde(default)]
     pub(crate) verify: Option<VerifySpec>,
+    /// What only a table sync has.
+    #[serde(default)]
+    pub(crate) incremental: IncrementalSpec,
     /// Rows that may be set aside.
     #[serde(default = "dead_letters_max_usual")]
     pub(crate) dead_letters_max: usize,
@@ -93,6 +97,7 @@ impl PipelineSpec {
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
             verify: None,
+            incremental: IncrementalSpec::default(),
             dead_letters_max: DEAD_LETTERS_MAX_DEFAULT,
         }
     }
@@ -116,6 +121,7 @@ impl PipelineSpec {
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
             verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
+            incremental: IncrementalSpec::from_args(args)?,
             dead_letters_max: args.dead_letters_max,
             ..Self::new(source, destination)
         };
@@ -136,6 +142,7 @@ impl PipelineSpec {
             return Err(Error::configuration("`verify` is for a pipeline that follows")
                 .with_remedy("add --follow, or verify once with `syncline verify NAME`"));
         }
+        self.incremental.check(self.mode, self.verify.is_some())?;
         require_mapped_once(&self.schema_map)
     }
 
@@ -200,7 +207,8 @@ impl ResolvedPipeline {
             schema_map: SchemaMap(spec.schema_map.clone()),
             mode: match spec.mode {
                 None => Mode::SnapshotThenStream,
-                Some(ModeChoice::Snapshot) => Mode::Snapshot,
+                // Of a table sync the engine's run does nothing; what it leaves is what a snapshot leaves.
+                Some(ModeChoice::Snapshot | ModeChoice::Incremental) => Mode::Snapshot,
                 Some(ModeChoice::Stream) => Mode::Stream,
             },
             prepare: spec.prepare.map(|choice| match choice {

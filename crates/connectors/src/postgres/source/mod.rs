@@ -9,6 +9,7 @@
 //! | `setup` | publication and slot: made, found, measured, dropped |
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
 //! | `stream` | the changes |
+//! | `versions` | rows in the order of a version column |
 
 mod catalog;
 mod check;
@@ -23,11 +24,14 @@ mod show;
 mod snapshot;
 mod stream;
 mod typed;
+mod versions;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use syncline_core::{Carriage, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema};
+use syncline_core::{
+    Carriage, Family, Finding, Result, Selection, Snapshots, Source, Streams, TableSchema, Versions,
+};
 
 use super::url::Address;
 use pool::Pool;
@@ -87,6 +91,10 @@ impl Source for PostgresSource {
     }
 
     fn streams(&self) -> Option<&dyn Streams> {
+        Some(self)
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
         Some(self)
     }
 }
