@@ -324,7 +324,8 @@ fn tell_end(
     for table in outcomes {
         if let Some(why) = why(table) {
             let kind = table.error_kind.unwrap_or(ErrorKind::Guard);
-            let error = Error::new(kind, why).with_table(&table.table);
+            let error = Error::new(kind, why);
+            let error = if table.error.is_some() { error } else { error.with_table(&table.table) };
             let error = remedy(table).into_iter().fold(error, Error::with_remedy);
             output::to_stderr(&render_error(None, &error, false));
         }

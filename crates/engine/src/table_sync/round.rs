@@ -191,7 +191,7 @@ async fn round(sync: &TableSync, control: &Control, opened: &mut bool) -> Result
             *opened = true;
         }
         match outcome {
-            Err(error) if ends_the_round(&error) => {
+            Err(error) if ends_the_round(&error, &table.id) => {
                 close(far).await;
                 return Err(error);
             }
@@ -203,10 +203,10 @@ async fn round(sync: &TableSync, control: &Control, opened: &mut bool) -> Result
 }
 
 /// What has nothing to do with the table at which it showed.
-fn ends_the_round(error: &Error) -> bool {
+fn ends_the_round(error: &Error, table: &TableId) -> bool {
     match error.kind() {
         ErrorKind::Data | ErrorKind::DeadLetters | ErrorKind::Guard => false,
-        ErrorKind::Configuration => error.table().is_none(),
+        ErrorKind::Configuration => error.table() != Some(table),
         _ => true,
     }
 }
