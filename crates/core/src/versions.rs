@@ -92,7 +92,7 @@ pub trait Versions: Send + Sync {
     ///
     /// # Errors
     /// As any read.
-    async fn from_end(
+    async fn nth_last(
         &self,
         table: &Arc<TableSchema>,
         column: usize,

@@ -55,7 +55,7 @@ impl Sending<'_> {
     /// Looks at everything, from the newest rows on; below where the last comparison stopped, if it did.
     pub(super) async fn compare(&mut self, look: &Look) -> Result<Compared> {
         let open = |range| Open { range, near: None, far: None };
-        let window = self.near.from_end(&VersionRange::ALL, WINDOW_ROWS).await?;
+        let window = self.near.nth_last(&VersionRange::ALL, WINDOW_ROWS).await?;
         let to = self.memory.compared_down_to.map_or(Version::MAX, |at| Version(at.0.saturating_sub(1)));
         let ranges = match window.filter(|_| self.memory.compared_down_to.is_none()) {
             None => vec![open(VersionRange { from: Version::NONE, to })],
@@ -130,7 +130,7 @@ impl Sending<'_> {
         let highest = near.max_version.max(far.max_version).unwrap_or(range.to).min(range.to);
         let cut = match near.rows {
             0 | 1 => None,
-            rows => self.near.from_end(range, rows / 2).await?,
+            rows => self.near.nth_last(range, rows / 2).await?,
         };
         let inside = cut.filter(|cut| (Version(range.from.0.saturating_add(1))..=range.to).contains(cut));
         let middle = || {

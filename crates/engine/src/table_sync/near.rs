@@ -40,11 +40,11 @@ pub trait Near: Send + Sync {
     /// As any read.
     async fn state(&self, range: &VersionRange) -> Result<VersionState>;
 
-    /// As [`Versions::from_end`].
+    /// As [`Versions::nth_last`].
     ///
     /// # Errors
     /// As any read.
-    async fn from_end(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>>;
+    async fn nth_last(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>>;
 
     /// As [`Versions::page`].
     ///
@@ -148,8 +148,8 @@ impl Near for VersionSide {
         self.versions()?.state(&self.table, self.column, range).await
     }
 
-    async fn from_end(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
-        self.versions()?.from_end(&self.table, self.column, range, rows).await
+    async fn nth_last(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
+        self.versions()?.nth_last(&self.table, self.column, range, rows).await
     }
 
     async fn page(&self, page: &VersionPage<'_>) -> Result<Batch> {

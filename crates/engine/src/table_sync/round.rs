@@ -332,7 +332,7 @@ impl Far {
         self.session.close().await;
         destination.drop_pipeline(name).await?;
         let error = Error::configuration(first.message);
-        let error = first.table.iter().fold(error, |error, table| error.with_table(table));
+        let error = first.table.iter().fold(error, Error::with_table);
         Err(first.remedy.into_iter().fold(error, Error::with_remedy))
     }
 

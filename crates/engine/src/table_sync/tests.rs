@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
@@ -71,7 +72,7 @@ impl Near for Source {
         Ok(VersionState { state: state(&self.rows.lock().unwrap(), range), unversioned: 0 })
     }
 
-    async fn from_end(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
+    async fn nth_last(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
         let mut versions: Vec<_> = self.rows.lock().unwrap().values().map(|row| Version(row.0)).collect();
         versions.retain(|version| range.contains(*version));
         versions.sort_unstable();
@@ -145,7 +146,6 @@ impl Replica for Server {
 
     async fn upsert(&self, rows: &RecordBatch) -> Result<()> {
         self.request()?;
-        use arrow_array::cast::AsArray;
         let column = |n: usize| rows.column(n).as_primitive::<arrow_array::types::Int64Type>().clone();
         let (ids, versions, values) = (column(0), column(1), column(2));
         if self.rows_max.is_some_and(|max| rows.num_rows() > max) {
@@ -391,7 +391,7 @@ async fn history(mutations: Vec<Mutation>) {
             Mutation::Delete(gone) => world.change(|rows| rows.retain(|id, _| *id != gone)),
             Mutation::Late(id, value) => late.push((id, version, value)),
             Mutation::Meddle(id, value) => {
-                world.far.rows.lock().unwrap().extend([(id, (version + 1000, value))])
+                world.far.rows.lock().unwrap().extend([(id, (version + 1000, value))]);
             }
             Mutation::MeddleDelete(gone) => world.far.rows.lock().unwrap().retain(|id, _| *id != gone),
             Mutation::Sync => drop(world.try_pass().await),

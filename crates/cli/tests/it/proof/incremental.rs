@@ -29,7 +29,7 @@ fn sync(pair: &Pair, more: &[&str]) -> Outcome {
 fn told(outcome: &Outcome, table: &str) -> Value {
     let lines = outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of_table = |line: &Value| line["event"] == "table" && line["outcome"]["table"]["name"] == table;
-    lines.filter(of_table).last().unwrap_or_else(|| panic!("{table} is not told: {outcome:?}"))["outcome"]
+    lines.rev().find(of_table).unwrap_or_else(|| panic!("{table} is not told: {outcome:?}"))["outcome"]
         .clone()
 }
 

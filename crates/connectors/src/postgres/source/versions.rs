@@ -128,14 +128,14 @@ impl<'a> Versioned<'a> {
         move |e| error::from_client(e, "reading by version").with_table(&id)
     }
 
-    async fn from_where(&self, session: &Session, range: &VersionRange) -> Result<String> {
+    async fn rows_of(&self, session: &Session, range: &VersionRange) -> Result<String> {
         let (only, name) = (keys::only(session, self.table).await?, quote::table(&self.table.id));
         Ok(format!("FROM {only}{name} WHERE {}", self.kind.within(&self.name, range)))
     }
 
     /// The statement of a page. The values of a place's key are its parameters.
     async fn page(&self, session: &Session, page: &VersionPage<'_>) -> Result<String> {
-        let rows = self.from_where(session, &page.range).await?;
+        let rows = self.rows_of(session, &page.range).await?;
         let mut sql = format!("SELECT {} {rows}", keys::values(self.table));
         if let Some(place) = page.after {
             let after = self.after(session, place.version).await?;
@@ -213,7 +213,7 @@ impl Versions for PostgresSource {
             "SELECT pg_catalog.count(*), pg_catalog.count(v), pg_catalog.max(v), pg_catalog.sum(v)::text \
              FROM (SELECT {} AS v {}) AS versions",
             versioned.kind.number(&versioned.name),
-            versioned.from_where(&session, range).await?
+            versioned.rows_of(&session, range).await?
         );
         let row = session.query_one(&sql, &[]).await.map_err(versioned.failed())?;
         self.pool.give(session);
@@ -228,7 +228,7 @@ impl Versions for PostgresSource {
         Ok(VersionState { state, unversioned: count(0) - count(1) })
     }
 
-    async fn from_end(
+    async fn nth_last(
         &self,
         table: &Arc<TableSchema>,
         column: usize,
@@ -240,7 +240,7 @@ impl Versions for PostgresSource {
         let (number, name) = (versioned.kind.number(&versioned.name), &versioned.name);
         let sql = format!(
             "SELECT {number} {} AND {name} IS NOT NULL ORDER BY {name} DESC OFFSET {rows} LIMIT 1",
-            versioned.from_where(&session, range).await?
+            versioned.rows_of(&session, range).await?
         );
         let row = session.query_opt(&sql, &[]).await.map_err(versioned.failed())?;
         self.pool.give(session);

@@ -63,7 +63,7 @@ impl Versioned {
         Ok(Self { conn, found, table: Arc::clone(table), number, name })
     }
 
-    fn from_where(&self, range: &VersionRange) -> String {
+    fn rows_of(&self, range: &VersionRange) -> String {
         let (name, number) = (ident(&self.found.name), &self.number);
         let within = match *range {
             VersionRange::ALL => "true".to_owned(),
@@ -74,7 +74,7 @@ impl Versioned {
     }
 
     fn state(&self, range: &VersionRange) -> Result<VersionState> {
-        let sql = format!("SELECT {}, typeof({}) {}", self.number, self.name, self.from_where(range));
+        let sql = format!("SELECT {}, typeof({}) {}", self.number, self.name, self.rows_of(range));
         let mut statement = self.conn.prepare(&sql).during(DOING)?;
         let mut rows = statement.query([]).during(DOING)?;
         let (mut state, mut unversioned) = (ReplicaState::default(), 0);
@@ -82,7 +82,7 @@ impl Versioned {
             match row.get_ref(0).during(DOING)? {
                 ValueRef::Integer(number) => state.add(Version(number)),
                 ValueRef::Null if row.get_ref(1).during(DOING)? == ValueRef::Text(b"null") => {
-                    unversioned += 1
+                    unversioned += 1;
                 }
                 _ => return Err(no_version(&self.name).with_table(&self.table.id)),
             }
@@ -90,11 +90,11 @@ impl Versioned {
         Ok(VersionState { state, unversioned })
     }
 
-    fn from_end(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
+    fn nth_last(&self, range: &VersionRange, rows: u64) -> Result<Option<Version>> {
         let number = &self.number;
         let sql = format!(
             "SELECT {number} {} AND {number} IS NOT NULL ORDER BY {number} DESC LIMIT 1 OFFSET {rows}",
-            self.from_where(range)
+            self.rows_of(range)
         );
         let found = self.conn.query_row(&sql, [], |row| row.get(0)).optional().during(DOING)?;
         Ok(found.map(Version))
@@ -109,7 +109,7 @@ impl Versioned {
         let columns = idents(self.table.columns.iter().map(|column| column.name.as_str()));
         let key: Vec<String> = self.found.key.iter().map(KeyColumn::comparable).collect();
         let (key, number) = (key.join(", "), &self.number);
-        let mut sql = format!("SELECT {columns} {}", self.from_where(range));
+        let mut sql = format!("SELECT {columns} {}", self.rows_of(range));
         let keys = match after {
             Some((version, place)) => {
                 let params: Vec<String> = (1..=self.found.key.len()).map(|n| format!("?{n}")).collect();
@@ -189,7 +189,7 @@ impl Versions for SqliteSource {
         blocking(move || Versioned::open(&path, &table, column)?.state(&range)).await
     }
 
-    async fn from_end(
+    async fn nth_last(
         &self,
         table: &Arc<TableSchema>,
         column: usize,
@@ -197,7 +197,7 @@ impl Versions for SqliteSource {
         rows: u64,
     ) -> Result<Option<Version>> {
         let (path, table, range) = (self.path.clone(), Arc::clone(table), *range);
-        blocking(move || Versioned::open(&path, &table, column)?.from_end(&range, rows)).await
+        blocking(move || Versioned::open(&path, &table, column)?.nth_last(&range, rows)).await
     }
 
     async fn page(
