@@ -195,9 +195,20 @@ pub(crate) struct PipelineArgs {
     /// Put the tables of one schema into another, as from=to; may be repeated.
     #[arg(long, value_name = "FROM=TO", conflicts_with = "config")]
     pub(crate) schema_map: Vec<String>,
-    /// Only copy what is there, or only stream changes [default: copy, then stream].
+    /// Only copy what is there, only stream changes, or do without a log [default: copy, then stream].
     #[arg(long, value_name = "MODE", conflicts_with = "config")]
     pub(crate) mode: Option<ModeChoice>,
+    /// With --mode incremental: the column that grows with every change of a row, for all tables or as schema.table.column; may be
+    /// repeated.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "config")]
+    pub(crate) version_column: Vec<String>,
+    /// With --mode incremental: how many surplus rows may be deleted without being asked, as deletes=BOUND: 5% of the table's rows
+    /// at the destination, 1000, or off; may be repeated [default: deletes=20%].
+    #[arg(long, value_name = "KIND=BOUND", conflicts_with = "config")]
+    pub(crate) guard: Vec<String>,
+    /// With --mode incremental and --follow: from the end of one look at the source to the next [default: 60s].
+    #[arg(long, value_name = "TIME", conflicts_with = "config")]
+    pub(crate) every: Option<String>,
     /// Go on until stopped. Without it the run ends when the destination has everything the source had at its start.
     #[arg(long, conflicts_with = "config")]
     pub(crate) follow: bool,
@@ -233,6 +244,8 @@ pub(crate) enum ModeChoice {
     Snapshot,
     /// Stream changes only; the tables are known to be equal now.
     Stream,
+    /// Without a log: send the rows whose version column has grown, find the others by digests.
+    Incremental,
 }
 
 /// `--prepare`.

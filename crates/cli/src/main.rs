@@ -7,6 +7,7 @@
 //! | `demo` | a shop in SQLite, copied, kept in sync under load, and compared by code that shares nothing with ours |
 //! | `progress` | live display, plain lines, JSON events, summary |
 //! | `verifying`, `asking` | how a pipeline verifies itself, and what is said of the outcome; asking one that runs |
+//! | `incremental` | what only a table sync is told, and one run of it |
 //! | `runner`, `signals`, `state` | one run with its display and its memory; Ctrl-C; the state directory |
 //! | `exit`, `output`, `logging` | exit codes and errors; stdout and stderr; log lines |
 //! | `memory` | what the process gives back to the system |
@@ -17,6 +18,7 @@ mod commands;
 mod config;
 mod demo;
 mod exit;
+mod incremental;
 mod logging;
 mod memory;
 mod output;

@@ -17,6 +17,7 @@ use syncline_engine::{Mode, Pipeline};
 use syncline_server::AgentUrl;
 
 use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
+use crate::incremental::IncrementalSpec;
 use crate::verifying::VerifySpec;
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
@@ -66,6 +67,9 @@ pub(crate) struct PipelineSpec {
     /// Whether it verifies itself while it follows.
     #[serde(default)]
     pub(crate) verify: Option<VerifySpec>,
+    /// What only a table sync has.
+    #[serde(default)]
+    pub(crate) incremental: IncrementalSpec,
     /// Rows that may be set aside.
     #[serde(default = "dead_letters_max_usual")]
     pub(crate) dead_letters_max: usize,
@@ -94,6 +98,7 @@ impl PipelineSpec {
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
             verify: None,
+            incremental: IncrementalSpec::default(),
             dead_letters_max: DEAD_LETTERS_MAX_DEFAULT,
         }
     }
@@ -117,6 +122,7 @@ impl PipelineSpec {
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
             verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
+            incremental: IncrementalSpec::from_args(args)?,
             dead_letters_max: args.dead_letters_max,
             ..Self::new(source, destination)
         };
@@ -137,6 +143,7 @@ impl PipelineSpec {
             return Err(Error::configuration("`verify` is for a pipeline that follows")
                 .with_remedy("add --follow, or verify once with `syncline verify NAME`"));
         }
+        self.incremental.check(self.mode, self.verify.is_some())?;
         require_mapped_once(&self.schema_map)
     }
 
@@ -214,7 +221,8 @@ impl ResolvedPipeline {
             schema_map: SchemaMap(spec.schema_map.clone()),
             mode: match spec.mode {
                 None => Mode::SnapshotThenStream,
-                Some(ModeChoice::Snapshot) => Mode::Snapshot,
+                // Of a table sync the engine's run does nothing; what it leaves is what a snapshot leaves.
+                Some(ModeChoice::Snapshot | ModeChoice::Incremental) => Mode::Snapshot,
                 Some(ModeChoice::Stream) => Mode::Stream,
             },
             prepare: spec.prepare.map(|choice| match choice {

@@ -44,7 +44,7 @@ pub(crate) fn running(store: &Store, name: &PipelineName) -> Result<Option<u32>>
 }
 
 /// Remembers a pipeline, so that `status` and `drop` know it.
-fn remember(store: &Store, pipeline: &ResolvedPipeline) -> Result<()> {
+pub(crate) fn remember(store: &Store, pipeline: &ResolvedPipeline) -> Result<()> {
     let config = serde_json::to_value(&pipeline.spec)
         .map_err(|error| Error::bug("a pipeline cannot be written as JSON").with_source(error))?;
     store.save_pipeline(&PipelineRecord {

@@ -18,10 +18,12 @@ pub mod letter;
 pub mod load;
 pub mod name;
 pub mod position;
+pub mod replica;
 pub mod report;
 pub mod schema;
 pub mod selection;
 pub mod source;
+pub mod versions;
 
 pub use batch::{ChangeBatch, ColumnMask, Masks, OldKeys, Operation};
 pub use checkpoint::{
@@ -37,6 +39,7 @@ pub use letter::{Letter, LetterId};
 pub use load::{Bulk, Counts, Durable, LoadIdentity, LoadKind, Part};
 pub use name::{Family, PipelineName, TableId};
 pub use position::Position;
+pub use replica::{Manifest, ManifestBounds, ManifestKey, Replica, ReplicaState, Version, VersionRange};
 pub use report::{Finding, Retained, Severity};
 pub use schema::{Carriage, Carry, Column, DataType, NativeDefinition, TableSchema};
 pub use selection::{Query, SchemaMap, Selection, TablePattern};
@@ -44,3 +47,4 @@ pub use source::{
     ChangeStream, Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Cut, CutPlan, Origin, Queries,
     ReadMark, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, Verdict,
 };
+pub use versions::{Bound, VersionPage, VersionPlace, VersionRows, VersionState, Versions};

@@ -30,6 +30,7 @@ use crate::position::Position;
 use crate::report::{Finding, Retained};
 use crate::schema::{Column, TableSchema};
 use crate::selection::{Query, Selection};
+use crate::versions::Versions;
 
 /// A system that is read.
 #[async_trait]
@@ -58,6 +59,11 @@ pub trait Source: Send + Sync {
 
     /// The ability to read changes.
     fn streams(&self) -> Option<&dyn Streams>;
+
+    /// The ability to read rows in the order of a version column.
+    fn versions(&self) -> Option<&dyn Versions> {
+        None
+    }
 
     /// The ability to compute rows that stand for a table.
     fn queries(&self) -> Option<&dyn Queries> {

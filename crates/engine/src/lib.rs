@@ -10,7 +10,7 @@
 //! stopped, wherever that was.
 //!
 //! [`diff`] is for what has no log: it compares two sides, and repairs what differs. A run that streams verifies itself with it
-//! ([`Verify`]).
+//! ([`Verify`]). [`table_sync`] is for sources that offer only a version column.
 
 mod attempt;
 mod board;
@@ -32,6 +32,7 @@ mod retry;
 mod run;
 mod steer;
 mod summary;
+pub mod table_sync;
 mod verify;
 
 pub use control::Control;

@@ -13,6 +13,7 @@ mod process;
 mod record;
 mod runs;
 mod store;
+mod table_syncs;
 
 pub use asks::{AskId, Asked};
 pub use process::{is_alive, this_process};

@@ -18,6 +18,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_kinds.sql"),
     include_str!("../migrations/0003_asks.sql"),
+    include_str!("../migrations/0004_table_syncs.sql"),
 ];
 
 /// Brings a file to the newest format, in one transaction.

@@ -148,6 +148,7 @@ impl Store {
             let transaction = connection.transaction()?;
             for sql in [
                 "DELETE FROM checkpoints WHERE pipeline = ?1",
+                "DELETE FROM table_syncs WHERE pipeline = ?1",
                 "DELETE FROM statuses WHERE pipeline = ?1",
                 "DELETE FROM asks WHERE run_id IN (SELECT id FROM runs WHERE pipeline = ?1)",
                 "DELETE FROM runs WHERE pipeline = ?1",

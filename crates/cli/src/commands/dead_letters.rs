@@ -1,6 +1,7 @@
 //! `dead-letters`: the rows that a destination refused: list them, show one, try them again, discard them.
 //!
-//! Listing and showing only read, whoever runs the pipeline. Retrying and discarding take the pipeline's lock.
+//! Listing and showing only read, whoever runs the pipeline. A pipeline of mode `incremental` keeps the keys of such rows on
+//! this machine; they can be listed, and each run tries them again. Retrying and discarding take the pipeline's lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +10,11 @@ use syncline_core::{Error, Letter, LetterId, PipelineName, Result, SchemaMap};
 use syncline_engine::letters::{self, LetterValue, LetterView};
 use syncline_store::Store;
 
-use crate::args::{DeadLettersArgs, DeadLettersCommand, GlobalArgs, Output};
+use crate::args::{DeadLettersArgs, DeadLettersCommand, GlobalArgs, ModeChoice, Output};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{counted, duration};
 use crate::spec::ResolvedPipeline;
-use crate::{output, state};
+use crate::{incremental, output, state};
 
 /// Runs the command.
 ///
@@ -24,6 +25,10 @@ pub(crate) async fn run(args: &DeadLettersArgs, global: &GlobalArgs) -> Result<E
     match &args.command {
         DeadLettersCommand::List { name } => {
             let pipeline = recalled(&store, name)?;
+            if pipeline.spec.mode == Some(ModeChoice::Incremental) {
+                incremental::tell_letters(&pipeline, &store, global)?;
+                return Ok(Exit::DONE);
+            }
             tell_list(&pipeline.name, &all(&pipeline).await?, global);
             Ok(Exit::DONE)
         }
@@ -141,7 +146,7 @@ fn line(id: LetterId, letter: &Letter, now_ms: i64) -> String {
     )
 }
 
-fn age(now_ms: i64, then_ms: i64) -> String {
+pub(crate) fn age(now_ms: i64, then_ms: i64) -> String {
     duration(std::time::Duration::from_millis(u64::try_from(now_ms - then_ms).unwrap_or_default()))
 }
 

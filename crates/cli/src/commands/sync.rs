@@ -8,13 +8,13 @@ use syncline_engine::Summary;
 use syncline_store::Store;
 use tokio::task::JoinSet;
 
-use crate::args::{GlobalArgs, Output, SyncArgs};
+use crate::args::{GlobalArgs, ModeChoice, Output, SyncArgs};
 use crate::exit::{Exit, Failure, tell_error};
 use crate::progress::{self, summary};
 use crate::signals::{self, Stop};
 use crate::spec::ResolvedPipeline;
 use crate::state::{self, Recorder};
-use crate::{asking, output, runner, verifying};
+use crate::{asking, incremental, output, runner, verifying};
 
 /// Runs the command.
 ///
@@ -29,7 +29,14 @@ pub(crate) async fn run(args: &SyncArgs, global: &GlobalArgs) -> Result<Exit, Fa
     let mut tasks = JoinSet::new();
     for pipeline in pipelines {
         let (store, stop, global) = (store.clone(), stop.clone(), global.clone());
-        tasks.spawn(async move { one(&pipeline, &store, &stop, &global, several).await });
+        tasks.spawn(async move {
+            match pipeline.spec.mode {
+                Some(ModeChoice::Incremental) => {
+                    incremental::one(&pipeline, &store, &stop, &global, several).await
+                }
+                _ => one(&pipeline, &store, &stop, &global, several).await,
+            }
+        });
     }
     let mut exit = Exit::DONE;
     while let Some(ended) = tasks.join_next().await {
@@ -85,7 +92,7 @@ async fn recorded(
     result
 }
 
-fn tell_start(pipeline: &ResolvedPipeline, global: &GlobalArgs) {
+pub(crate) fn tell_start(pipeline: &ResolvedPipeline, global: &GlobalArgs) {
     let (name, source, destination) =
         (&pipeline.name, pipeline.source.address(), pipeline.destination.address());
     match global.output {

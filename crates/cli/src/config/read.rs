@@ -7,6 +7,7 @@ use syncline_core::{Error, PipelineName, Result, TablePattern};
 use super::Problem;
 use super::document::{self, Node};
 use super::environment::{self, Lookup};
+use crate::incremental;
 use crate::spec::{self, PipelineSpec, ResolvedPipeline};
 use crate::verifying::{self, VerifySpec};
 
@@ -29,6 +30,9 @@ const PIPELINE_KEYS: &[&str] = &[
     "capture",
     "journal_budget",
     "verify",
+    "version_columns",
+    "guard",
+    "every",
     "dead_letters_max",
 ];
 /// The keys of `verify`.
@@ -162,6 +166,9 @@ impl Reader<'_> {
                     self.parsed(value, spec::journal_budget).unwrap_or(spec.journal_budget_bytes);
             }
             "verify" => spec.verify = self.verification(value),
+            "version_columns" => spec.incremental.columns = self.list(value, incremental::version_column),
+            "guard" => spec.incremental.guard = self.list(value, incremental::guard_bound),
+            "every" => spec.incremental.every_seconds = self.parsed(value, verifying::interval),
             "dead_letters_max" => {
                 let read =
                     |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));

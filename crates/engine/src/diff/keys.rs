@@ -22,7 +22,7 @@ type Value<'a> = Option<&'a [u8]>;
 ///
 /// # Errors
 /// A conflict if the bytes are not keys of this table; a bug if a key column has a type that no key is read by.
-pub(super) fn batch(
+pub(crate) fn batch(
     keys: &[Box<[u8]>],
     columns: &[ComparedColumn],
     table: &TableSchema,

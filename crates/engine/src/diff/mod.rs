@@ -26,7 +26,7 @@
 mod comparison;
 mod encoder;
 mod guard;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod live;
 mod pairing;
 mod plan;

@@ -46,7 +46,7 @@ pub(crate) const LETTERS_BYTES_MAX: usize = 64 << 20;
 const PAIRED_MAX: usize = 16;
 
 /// Now, in milliseconds since 1970 UTC.
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -12,6 +12,7 @@
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `diff` | what differs is found, and nothing else |
 //! | `repair` | what differs is written, as far as the guard lets pass |
+//! | `incremental` | tables kept equal by a version column alone |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `letters` | rows that the destination refuses are set aside, and come when they may |
 //! | `memory` | a transaction larger than memory goes through |
@@ -25,6 +26,7 @@ mod agents;
 mod circle;
 mod diff;
 mod generated;
+mod incremental;
 mod letters;
 mod memory;
 mod pair;

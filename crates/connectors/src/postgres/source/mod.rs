@@ -10,6 +10,7 @@
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
 //! | `stream` | the changes |
 //! | `query` | queries that stand for tables |
+//! | `versions` | rows in the order of a version column |
 
 mod catalog;
 mod check;
@@ -25,13 +26,13 @@ mod show;
 mod snapshot;
 mod stream;
 mod typed;
+mod versions;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams,
-    TableSchema,
+    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema, Versions,
 };
 
 use super::url::Address;
@@ -97,6 +98,10 @@ impl Source for PostgresSource {
     }
 
     fn streams(&self) -> Option<&dyn Streams> {
+        Some(self)
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
         Some(self)
     }
 

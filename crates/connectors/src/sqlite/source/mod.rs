@@ -8,6 +8,7 @@
 //! | `capture` | triggers and log tables: making, verifying, dropping |
 //! | `query` | queries that stand for tables |
 //! | `stream`, `read` | the log and the rows its keys name, read in one transaction |
+//! | `versions` | rows in the order of a version column |
 //!
 //! SQLite has one writer at a time, so the number of the newest log entry inside a read transaction says exactly what
 //! that read saw. It is position, read mark and transaction number in one.
@@ -21,13 +22,14 @@ mod range;
 mod read;
 mod snapshot;
 mod stream;
+mod versions;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema,
+    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema, Versions,
 };
 
 use super::connect::{Shared, blocking, open_reader};
@@ -76,6 +78,10 @@ impl Source for SqliteSource {
     }
 
     fn streams(&self) -> Option<&dyn Streams> {
+        Some(self)
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
         Some(self)
     }
 

@@ -36,18 +36,12 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 impl From {
     /// The table itself.
     pub(super) async fn table(session: &Session, table: &TableSchema) -> Result<Self> {
-        let name = quote::table(&table.id);
-        let partitioned = session
-            .query_one("SELECT relkind = 'p' FROM pg_class WHERE oid = $1::text::regclass", &[&name])
-            .await
-            .map_err(|e| error::from_client(e, "reading rows by key").with_table(&table.id))?;
-        let only = if partitioned.get(0) { "" } else { "ONLY " };
-        let relation = format!("{only}{name}");
+        let relation = format!("{}{}", only(session, table).await?, quote::table(&table.id));
         Ok(Self {
             // The lock first: what a rewrite does to older snapshots is then over, or waits for us.
             opening: format!("{BEGIN}; LOCK TABLE {relation} IN ACCESS SHARE MODE"),
             relation,
-            equals: equal_operators(session, table).await?,
+            equals: operators(session, table, "=").await?,
         })
     }
 
@@ -93,28 +87,43 @@ pub(super) async fn read(
     Ok((typed::batch(table, &mut decoders)?, ReadMark(mark.get(0))))
 }
 
-/// For each key column its type's `=`, qualified: an extension's is not on our empty search path.
-async fn equal_operators(session: &Session, table: &TableSchema) -> Result<Vec<String>> {
+/// `ONLY ` but for a partitioned table: tables that inherit are tables of their own.
+pub(in crate::postgres::source) async fn only(
+    session: &Session,
+    table: &TableSchema,
+) -> Result<&'static str> {
+    let sql = "SELECT relkind = 'p' FROM pg_class WHERE oid = $1::text::regclass";
+    let row = session.query_one(sql, &[&quote::table(&table.id)]).await;
+    let row = row.map_err(|e| error::from_client(e, "looking at a table").with_table(&table.id))?;
+    Ok(if row.get(0) { "" } else { "ONLY " })
+}
+
+/// For each key column its type's operator of this name, qualified: an extension's is not on our empty search path.
+pub(in crate::postgres::source) async fn operators(
+    session: &Session,
+    table: &TableSchema,
+    name: &str,
+) -> Result<Vec<String>> {
     let names: Vec<&str> = table.row_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
     let rows = session
         .query(
             "SELECT (SELECT quote_ident(n.nspname) FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-                     WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1)
+                     WHERE o.oprname = $3 AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1)
              FROM unnest($2::text[]) WITH ORDINALITY k(name, place)
              JOIN pg_attribute a ON a.attname = k.name AND a.attrelid = $1::text::regclass ORDER BY k.place",
-            &[&quote::table(&table.id), &names],
+            &[&quote::table(&table.id), &names, &name],
         )
         .await
         .map_err(|e| error::from_client(e, "looking up the operators of a key").with_table(&table.id))?;
     let operator = |schema: Option<String>| match schema {
-        Some(schema) => format!("OPERATOR({schema}.=)"),
-        None => "=".to_owned(),
+        Some(schema) => format!("OPERATOR({schema}.{name})"),
+        None => name.to_owned(),
     };
     Ok(rows.iter().map(|row| operator(row.get(0))).collect())
 }
 
-/// Finds the row of one key. Not a join with arrays of keys: there is no array of arrays.
-fn statement(table: &TableSchema, from: &From) -> String {
+/// What is selected of a row, so that its values come as they are carried.
+pub(in crate::postgres::source) fn values(table: &TableSchema) -> String {
     let value = |column: &Column| {
         let name = quote::ident(&column.name);
         match column.carriage {
@@ -124,19 +133,32 @@ fn statement(table: &TableSchema, from: &From) -> String {
             }
         }
     };
-    let values: Vec<String> = table.columns.iter().map(value).collect();
+    table.columns.iter().map(value).collect::<Vec<_>>().join(", ")
+}
+
+/// The value of a key column as the parameter at this place of the key.
+pub(in crate::postgres::source) fn parameter(column: &Column, place: usize) -> String {
+    let text = if column.carriage == Carriage::Native { "" } else { "::text" };
+    format!("${}{text}::{}", place + 1, column.native_type)
+}
+
+/// Finds the row of one key. Not a join with arrays of keys: there is no array of arrays.
+fn statement(table: &TableSchema, from: &From) -> String {
     let condition = |(place, &column): (usize, &usize)| {
         let column = &table.columns[column];
-        let text = if column.carriage == Carriage::Native { "" } else { "::text" };
         let equal = from.equals.get(place).map_or("=", String::as_str);
-        format!("{} {equal} ${}{text}::{}", quote::ident(&column.name), place + 1, column.native_type)
+        format!("{} {equal} {}", quote::ident(&column.name), parameter(column, place))
     };
     let conditions: Vec<String> = table.row_key.iter().enumerate().map(condition).collect();
-    format!("SELECT {} FROM {} WHERE {}", values.join(", "), from.relation, conditions.join(" AND "))
+    format!("SELECT {} FROM {} WHERE {}", values(table), from.relation, conditions.join(" AND "))
 }
 
 /// The values of one key.
-fn parameters(table: &TableSchema, keys: &RecordBatch, row: usize) -> Result<Vec<WireValue>> {
+pub(in crate::postgres::source) fn parameters(
+    table: &TableSchema,
+    keys: &RecordBatch,
+    row: usize,
+) -> Result<Vec<WireValue>> {
     if table.row_key.is_empty() || keys.num_columns() != table.row_key.len() {
         return Err(Error::bug("rows are asked for by something else than the row key").with_table(&table.id));
     }
@@ -153,7 +175,7 @@ fn parameters(table: &TableSchema, keys: &RecordBatch, row: usize) -> Result<Vec
 
 /// A value that is in wire form already.
 #[derive(Debug)]
-struct WireValue(Option<Vec<u8>>);
+pub(in crate::postgres::source) struct WireValue(Option<Vec<u8>>);
 
 impl ToSql for WireValue {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
@@ -170,7 +192,7 @@ impl ToSql for WireValue {
 }
 
 /// A value's wire form, whatever its type.
-struct Wire<'a>(&'a [u8]);
+pub(in crate::postgres::source) struct Wire<'a>(pub(in crate::postgres::source) &'a [u8]);
 
 impl<'a> FromSql<'a> for Wire<'a> {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {

@@ -14,7 +14,7 @@
 mod bulk;
 mod cut;
 mod holder;
-mod keys;
+pub(super) mod keys;
 mod mark;
 mod order;
 mod plan;

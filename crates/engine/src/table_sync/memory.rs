@@ -1,0 +1,84 @@
+//! What is remembered of a table between runs. Losing it costs requests only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use syncline_core::{ManifestKey, ReplicaState, Result, RowKey, Version, VersionPlace};
+
+use super::cost::Costs;
+
+/// What is remembered.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// The far side's state as it was last known.
+    pub far: Option<ReplicaState>,
+    /// The last row that was sent in the order of versions.
+    pub sent: Option<(Version, RowKey)>,
+    /// A comparison that has not come to its end goes on below this version.
+    pub compared_down_to: Option<Version>,
+    /// Passes in which there was no comparison because rows waited for older transactions.
+    pub put_off: u32,
+    /// What batches have cost.
+    pub costs: Costs,
+    /// Rows that were refused.
+    pub letters: Vec<RefusedRow>,
+}
+
+/// A row that the far side refused: a dead letter. The row itself is read again when it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// Its key.
+    pub key: ManifestKey,
+    /// Why it was refused, without row values.
+    pub reason: String,
+    /// The far side's own code.
+    pub code: Option<String>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was refused first and last, in milliseconds since 1970 UTC.
+    pub first_at_ms: i64,
+    /// As above.
+    pub last_at_ms: i64,
+}
+
+impl Memory {
+    /// The place after which rows are sent, if it is still of use: the far side has come just so far.
+    pub(super) fn place(&self, far_max: Option<Version>) -> Option<VersionPlace> {
+        let (version, key) = self.sent.as_ref().filter(|(version, _)| Some(*version) == far_max)?;
+        Some(VersionPlace { version: *version, key: key.clone() })
+    }
+
+    /// Notes that a row was refused.
+    pub(super) fn refused(&mut self, key: &ManifestKey, error: &syncline_core::Error, now_ms: i64) {
+        let (reason, code) = (error.to_string(), error.code().map(str::to_owned));
+        match self.letters.iter_mut().find(|letter| letter.key == *key) {
+            Some(letter) => {
+                (letter.reason, letter.code, letter.last_at_ms) = (reason, code, now_ms);
+                letter.attempts += 1;
+            }
+            None => self.letters.push(RefusedRow {
+                key: key.clone(),
+                reason,
+                code,
+                attempts: 1,
+                first_at_ms: now_ms,
+                last_at_ms: now_ms,
+            }),
+        }
+    }
+
+    /// The refused rows by key.
+    pub(super) fn refused_keys(&self) -> BTreeMap<&ManifestKey, &RefusedRow> {
+        self.letters.iter().map(|letter| (&letter.key, letter)).collect()
+    }
+}
+
+/// Where memory is kept.
+pub trait Keep: Send + Sync {
+    /// Keeps it in place of what was kept before.
+    ///
+    /// # Errors
+    /// As any write.
+    fn keep(&self, memory: &Memory) -> Result<()>;
+}
