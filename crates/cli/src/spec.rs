@@ -15,8 +15,10 @@ use syncline_core::{
 };
 use syncline_engine::{Mode, Pipeline};
 
-use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
-use crate::verifying::VerifySpec;
+use crate::args::{
+    CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, RecoverChoice, SnapshotChoice,
+};
+use crate::verifying::{self, VerifySpec};
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
 const WORKERS_USUAL: RangeInclusive<usize> = 2..=8;
@@ -65,6 +67,12 @@ pub(crate) struct PipelineSpec {
     /// Whether it verifies itself while it follows.
     #[serde(default)]
     pub(crate) verify: Option<VerifySpec>,
+    /// What to do with tables that have lost changes.
+    #[serde(default)]
+    pub(crate) recover: Option<RecoverChoice>,
+    /// Bounds of what a recovery, and the repair of a verification, may change.
+    #[serde(default)]
+    pub(crate) guard: Vec<String>,
     /// Rows that may be set aside.
     #[serde(default = "dead_letters_max_usual")]
     pub(crate) dead_letters_max: usize,
@@ -93,6 +101,8 @@ impl PipelineSpec {
             capture: None,
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
             verify: None,
+            recover: None,
+            guard: Vec::new(),
             dead_letters_max: DEAD_LETTERS_MAX_DEFAULT,
         }
     }
@@ -116,6 +126,8 @@ impl PipelineSpec {
             capture: args.capture,
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
             verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
+            recover: args.recover,
+            guard: each(&args.guard, verifying::guard_bound)?,
             dead_letters_max: args.dead_letters_max,
             ..Self::new(source, destination)
         };
@@ -135,6 +147,15 @@ impl PipelineSpec {
         if self.verify.is_some() && !self.follow {
             return Err(Error::configuration("`verify` is for a pipeline that follows")
                 .with_remedy("add --follow, or verify once with `syncline verify NAME`"));
+        }
+        if self.recover.is_some() && self.mode == Some(ModeChoice::Snapshot) {
+            return Err(Error::configuration("`recover` and mode `snapshot` contradict each other")
+                .with_remedy("a snapshot has no changes to lose; leave one of the two out"));
+        }
+        let repairs = self.recover.is_some() || self.verify.is_some_and(|verify| verify.repair);
+        if !self.guard.is_empty() && !repairs {
+            return Err(Error::configuration("`guard` is for what repairs")
+                .with_remedy("add --recover diff, or --verify every=TIME,repair"));
         }
         require_mapped_once(&self.schema_map)
     }
@@ -216,8 +237,9 @@ impl ResolvedPipeline {
             journal_budget_bytes: spec.journal_budget_bytes,
             dead_letters_max: spec.dead_letters_max,
             retry: syncline_engine::RetryPolicy::default(),
-            // Needs connections of its own; who runs the pipeline adds it.
+            // These need connections of their own; who runs the pipeline adds them.
             verify: None,
+            recover: None,
         }
     }
 }

@@ -73,6 +73,7 @@ async fn recorded(
 ) -> Result<Summary> {
     let mut wired = pipeline.wire(store.journal_dir(&pipeline.name));
     wired.verify = verifying::of(pipeline)?;
+    wired.recover = verifying::recovery(pipeline)?;
     let mut recorder = tokio::task::block_in_place(|| Recorder::begin(store, pipeline))?;
     // Ends with the run: dropping the set ends it.
     let mut listening = JoinSet::new();
@@ -98,7 +99,7 @@ fn tell_start(pipeline: &ResolvedPipeline, global: &GlobalArgs) {
 
 /// The result, and what stays at the source. Tables that stopped make the run a failure.
 fn tell_end(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
-    let exit = if end.stopped.is_empty() { Exit::DONE } else { Exit::FAILED };
+    let exit = exit(end);
     match global.output {
         Output::Text => output::to_stdout(&summary::text(name, end)),
         Output::Json => output::to_stdout_line(&summary::event(name, end, exit.0)),
@@ -115,6 +116,15 @@ fn tell_end(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
         output::to_stderr(&summary::retained(name, retained));
     }
     exit
+}
+
+/// A table that stopped makes the run a failure; if guards alone stopped tables, that is said by its own code.
+fn exit(end: &Summary) -> Exit {
+    match end.stopped.as_slice() {
+        [] => Exit::DONE,
+        stopped if stopped.iter().all(|table| table.by_guard) => Exit::GUARD,
+        _ => Exit::FAILED,
+    }
 }
 
 fn stopped_message(end: &Summary) -> String {

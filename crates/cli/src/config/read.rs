@@ -29,6 +29,8 @@ const PIPELINE_KEYS: &[&str] = &[
     "capture",
     "journal_budget",
     "verify",
+    "recover",
+    "guard",
     "dead_letters_max",
 ];
 /// The keys of `verify`.
@@ -162,6 +164,8 @@ impl Reader<'_> {
                     self.parsed(value, spec::journal_budget).unwrap_or(spec.journal_budget_bytes);
             }
             "verify" => spec.verify = self.verification(value),
+            "recover" => spec.recover = self.parsed(value, spec::choice),
+            "guard" => spec.guard = self.list(value, |bound| verifying::guard_bound(bound)),
             "dead_letters_max" => {
                 let read =
                     |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));

@@ -10,6 +10,7 @@
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `diff` | what differs is found, and nothing else |
+//! | `recovery` | changes that were lost are found by a comparison and repaired, under writers and SIGKILL |
 //! | `repair` | what differs is written, as far as the guard lets pass |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `letters` | rows that the destination refuses are set aside, and come when they may |
@@ -28,6 +29,7 @@ mod pair;
 mod plain;
 mod plain_sqlite;
 mod plain_tables;
+mod recovery;
 mod refusals;
 mod repair;
 mod verify;

@@ -127,7 +127,7 @@ fn make_tables(conn: &Connection, request: &StreamRequest) -> Result<bool> {
     match (created, columns.is_empty()) {
         (false, true) => {
             return Err(
-                Error::conflict(format!("the log {log} of this pipeline is gone")).with_remedy(LOST_REMEDY)
+                Error::conflict(format!("the log {log} of this pipeline is gone")).with_changes_missing()
             );
         }
         (true, false) => {
@@ -155,7 +155,7 @@ fn read_log(conn: &Connection, pipeline: &PipelineName, created: bool) -> Result
     let found = find_log(conn, pipeline)?;
     found
         .map(|log| Log { created, ..log })
-        .ok_or_else(|| Error::conflict("the pipeline's log is gone").with_remedy(LOST_REMEDY))
+        .ok_or_else(|| Error::conflict("the pipeline's log is gone").with_changes_missing())
 }
 
 /// A pipeline's log, if the file has one.

@@ -127,9 +127,7 @@ fn number(position: &Position) -> Result<u64> {
 }
 
 fn gone(what: &str) -> Error {
-    Error::conflict(what).with_remedy(
-        "changes are missing: drop the pipeline with `syncline drop NAME` and sync it anew with --prepare recreate",
-    )
+    Error::conflict(what).with_changes_missing()
 }
 
 /// A stream over one log.
