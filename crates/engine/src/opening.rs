@@ -266,18 +266,24 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
                 changes.extend(bring_in(attempt, table, begin.as_ref()).await?);
                 begun.push(table.id.clone());
             }
-            Some(state) if gap::is_wanted(&attempt.context, table, state.phase) => {
+            Some(state) if again || reread_wanted(attempt, table, state.phase) => {
+                attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
+                // One in recovery may have gone apart.
+                let lane = Lane::Table(table.id.clone());
+                changes.extend(attempt.lane_at(&lane).map(|at| Change::Close { lane, at }));
+                changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
+                begun.push(table.id.clone());
+                changes.extend(open_lane(table, begin.as_ref()));
+            }
+            Some(state)
+                if state.phase == TablePhase::Recovering
+                    || gap::is_wanted(&attempt.context, table, state.phase) =>
+            {
                 // Rows may collide in unique indexes until all of them are right.
                 attempt.session.prepare(table, Some(Prepare::Keep)).await?;
                 if state.phase != TablePhase::Recovering {
                     changes.extend(gap::marked(&attempt.checkpoint(), &table.id, &state));
                 }
-            }
-            Some(state) if again || reread_wanted(attempt, state.phase) => {
-                attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
-                changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
-                begun.push(table.id.clone());
-                changes.extend(open_lane(table, begin.as_ref()));
             }
             Some(_) => {}
         }
@@ -297,8 +303,9 @@ fn snapshot_again(attempt: &Attempt) -> bool {
             .all(|id| checkpoint.tables.get(id).is_some_and(|state| state.phase == TablePhase::Consistent))
 }
 
-fn reread_wanted(attempt: &Attempt, phase: TablePhase) -> bool {
-    matches!(phase, TablePhase::NeedsSnapshot | TablePhase::Recovering)
+fn reread_wanted(attempt: &Attempt, table: &TableSchema, phase: TablePhase) -> bool {
+    !gap::is_wanted(&attempt.context, table, phase)
+        && matches!(phase, TablePhase::NeedsSnapshot | TablePhase::Recovering)
         && attempt.context.pipeline.prepare.is_some()
 }
 

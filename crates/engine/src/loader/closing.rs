@@ -136,6 +136,9 @@ impl Loader {
                 self.settled.insert(table.id.clone(), next_number(state));
                 if waits_for_rows {
                     Some(self.reread_in_window(table).await?)
+                } else if state.phase == TablePhase::Recovering {
+                    // Its rows are not right yet: indexes come at the end of the recovery.
+                    Some(Closing::Returning)
                 } else {
                     Some(Closing::Indexing(index(&self.attempt, table)))
                 }

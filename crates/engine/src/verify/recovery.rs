@@ -61,6 +61,7 @@ async fn recover_table(
     let mut tries = 0;
     loop {
         tries += 1;
+        wait_until_back(attempt, &table.id).await;
         let error = match try_to_recover(attempt, recover, table).await {
             Ok(report) => return Ok(report),
             Err(Trouble::Writing(error)) => return Err(error),
@@ -80,6 +81,16 @@ async fn recover_table(
             }
             _ => return Err(error),
         }
+    }
+}
+
+/// A table that went apart comes back to the main lane first.
+async fn wait_until_back(attempt: &Attempt, table: &TableId) {
+    let is_over = || {
+        attempt.context.board.is_stopped(table) || attempt.phase_of(table) != Some(TablePhase::Recovering)
+    };
+    while !attempt.is_in_main_lane(table) && !is_over() {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use rusqlite::Connection;
+use syncline_testkit::compare::sqlite;
 use syncline_testkit::postgres::Postgres;
 use syncline_testkit::process::Outcome;
 use syncline_testkit::workload::chaos::{Chaos, Keyless};
 use syncline_testkit::workload::{Writer, shop};
 
 use super::pair::{NAME, Pair, SHOP, wait_until};
-use crate::process::{EndsWith, RUN_MAX};
+use crate::process::{EndsWith, RUN_MAX, Room};
 
 const QUIET: &str = "
     CREATE TABLE quiet (id int PRIMARY KEY, v text UNIQUE, body text);
@@ -213,6 +215,57 @@ async fn a_table_that_was_let_go_is_recovered_instead_of_read_again() {
     pair.run_well(&["--recover", "diff"]);
     pair.assert_same().await;
     assert_eq!(written_since(&pair, &before), "55");
+}
+
+/// A row that was set aside before the gap is compared like any other: what the letter holds is older than the gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_from_before_the_gap_does_not_come_back() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, QUIET).await;
+    pair.run_well(&[]);
+    pair.ask_destination("ALTER TABLE quiet ADD CONSTRAINT no_bad CHECK (body <> 'bad')");
+    pair.source.execute(SHOP, "UPDATE quiet SET body = 'bad' WHERE id IN (7, 8)").await;
+    pair.run_well(&[]);
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM syncline.letters"), "2");
+    pair.source.execute(SHOP, DROP_SLOT).await;
+    pair.source.execute(SHOP, "UPDATE quiet SET body = 'good' WHERE id = 7; DELETE FROM quiet WHERE id = 8").await;
+    pair.run_well(&["--recover", "diff"]);
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM syncline.letters"), "0");
+    pair.ask_destination("ALTER TABLE quiet DROP CONSTRAINT no_bad");
+    pair.run_well(&[]);
+    pair.assert_same().await;
+}
+
+/// SQLite's own way to lose changes: a log that somebody drops, triggers and all.
+#[test]
+fn a_sqlite_log_that_is_gone_is_recovered() {
+    let room = Room::new();
+    let source = Connection::open(room.path("a.db")).unwrap();
+    let fill = "CREATE TABLE item (id INTEGER PRIMARY KEY, code TEXT); CREATE UNIQUE INDEX item_code ON item (code);
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+        INSERT INTO item SELECT i, 'code ' || i FROM n";
+    source.execute_batch(fill).unwrap();
+    let urls = [room.url("a.db"), room.url("b.db")];
+    let sync = ["sync", &urls[0], &urls[1], "--name", "small", "--capture", "triggers"];
+    room.run(&sync).ends_with(0);
+    for kind in ["trigger", "table"] {
+        let sql = format!("SELECT name FROM sqlite_schema WHERE type = '{kind}' AND name LIKE '%syncline%'");
+        let mut found = source.prepare(&sql).unwrap();
+        let names: Vec<String> = found.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        drop(found);
+        assert!(!names.is_empty());
+        names.iter().for_each(|name| source.execute_batch(&format!("DROP {kind} \"{name}\"")).unwrap());
+    }
+    let gap = "UPDATE item SET code = 'changed' WHERE id = 10; DELETE FROM item WHERE id = 11;
+        INSERT INTO item VALUES (10000, 'code 11')";
+    source.execute_batch(gap).unwrap();
+    let refused = room.run(&sync).ends_with(1);
+    assert!(refused.stderr.contains("--recover diff"), "{}", refused.stderr);
+    room.run(&[&sync[..], &["--recover", "diff"]].concat()).ends_with(0);
+    sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
+    source.execute_batch("UPDATE item SET code = 'after' WHERE id = 1").unwrap();
+    room.run(&sync).ends_with(0);
+    sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
 }
 
 #[cfg(feature = "failpoints")]
