@@ -15,9 +15,7 @@ use syncline_core::{
 };
 use syncline_engine::{Mode, Pipeline};
 
-use crate::args::{
-    CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, RecoverChoice, SnapshotChoice,
-};
+use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, RecoverChoice, SnapshotChoice};
 use crate::verifying::{self, VerifySpec};
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.

@@ -87,7 +87,11 @@ async fn empty_journal(context: &Arc<Context>) -> Result<()> {
 }
 
 /// One commit: every lane ends, the main lane begins where the new log does, and tables get what they need to come back.
-async fn move_lanes(attempt: &Attempt, checkpoint: &Checkpoint, origin: &syncline_core::Origin) -> Result<()> {
+async fn move_lanes(
+    attempt: &Attempt,
+    checkpoint: &Checkpoint,
+    origin: &syncline_core::Origin,
+) -> Result<()> {
     let at = &origin.confirmed;
     let mut load = attempt.begin(Lane::Main, LoadKind::Bookkeeping).await?;
     let mut changes = vec![Change::Origin(origin.identity.clone())];
@@ -124,11 +128,8 @@ fn is_unread(state: &TableState) -> bool {
 /// A table is to be recovered. What was set aside of it is older than the gap: its rows differ, and are read again.
 pub(crate) fn marked(checkpoint: &Checkpoint, table: &TableId, state: &TableState) -> Vec<Change> {
     let letters = checkpoint.letters.iter().filter(|(_, letter)| letter.table == *table);
-    let mark = Change::Mark {
-        table: table.clone(),
-        phase: TablePhase::Recovering,
-        generation: state.generation,
-    };
+    let mark =
+        Change::Mark { table: table.clone(), phase: TablePhase::Recovering, generation: state.generation };
     letters.map(|(&id, _)| Change::RemoveLetter { id }).chain([mark]).collect()
 }
 
@@ -151,5 +152,4 @@ pub(crate) fn stopped(table: &TableSchema, phase: TablePhase) -> Error {
 }
 
 const READ_AGAIN: &str = "run again with --prepare truncate";
-const RECOVER_OR_READ: &str =
-    "run again with --recover diff, which compares and repairs it, or with --prepare truncate, which reads it again";
+const RECOVER_OR_READ: &str = "run again with --recover diff, which compares and repairs it, or with --prepare truncate, which reads it again";

@@ -165,7 +165,7 @@ impl Reader<'_> {
             }
             "verify" => spec.verify = self.verification(value),
             "recover" => spec.recover = self.parsed(value, spec::choice),
-            "guard" => spec.guard = self.list(value, |bound| verifying::guard_bound(bound)),
+            "guard" => spec.guard = self.list(value, verifying::guard_bound),
             "dead_letters_max" => {
                 let read =
                     |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));

@@ -86,9 +86,8 @@ async fn recover_table(
 
 /// A table that went apart comes back to the main lane first.
 async fn wait_until_back(attempt: &Attempt, table: &TableId) {
-    let is_over = || {
-        attempt.context.board.is_stopped(table) || attempt.phase_of(table) != Some(TablePhase::Recovering)
-    };
+    let is_over =
+        || attempt.context.board.is_stopped(table) || attempt.phase_of(table) != Some(TablePhase::Recovering);
     while !attempt.is_in_main_lane(table) && !is_over() {
         tokio::time::sleep(PAUSE).await;
     }
@@ -103,7 +102,8 @@ async fn try_to_recover(
     let pairings = pairings(attempt, &recover.sides, &|other: &TableId| other == id).await?;
     let pairing = pairings.get(id).ok_or_else(|| refused(id, "it went away"))?;
     if !is_exact(pairing, table) {
-        let why = "its rows cannot be read again one by one: its key is of a type that is written in several ways";
+        let why =
+            "its rows cannot be read again one by one: its key is of a type that is written in several ways";
         return Err(refused(id, why).into());
     }
     know_parts(attempt, table).await?;

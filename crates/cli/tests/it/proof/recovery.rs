@@ -93,7 +93,9 @@ async fn trap_6_3_a_lost_slot_is_recovered_under_writers_and_what_did_not_change
         pair.ask_destination("SELECT count(*) FROM syncline.tables WHERE phase <> 'consistent'") == "0"
             && pair.ask_source("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'syncline_proof'")
                 == "1"
-            && pair.room.status(NAME).unwrap()["status"]["verified"]["tables"].to_string().contains("recovered")
+            && pair.room.status(NAME).unwrap()["status"]["verified"]["tables"]
+                .to_string()
+                .contains("recovered")
     });
     writers.go_on_for(100).await;
     writers.stop();
@@ -139,10 +141,16 @@ async fn a_slot_that_lost_its_log_and_a_publication_that_is_gone_are_recovered()
         pair.ask_source("SELECT wal_status FROM pg_replication_slots") == "lost"
     });
     let refused = pair.run(&[]).ends_with(1);
-    assert!(refused.stderr.contains("lost its log") && refused.stderr.contains("--recover diff"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("lost its log") && refused.stderr.contains("--recover diff"),
+        "{}",
+        refused.stderr
+    );
     pair.run_well(&["--recover", "diff"]);
     pair.assert_same().await;
-    pair.source.execute(SHOP, "DROP PUBLICATION syncline_proof; UPDATE quiet SET body = 'gone' WHERE id < 10").await;
+    pair.source
+        .execute(SHOP, "DROP PUBLICATION syncline_proof; UPDATE quiet SET body = 'gone' WHERE id < 10")
+        .await;
     let _ = pair.run(&[]).ends_with(1);
     pair.run_well(&["--recover", "diff"]);
     pair.assert_same().await;
@@ -187,7 +195,10 @@ async fn a_slot_that_is_lost_under_a_running_stream_is_recovered() {
 async fn a_table_without_a_key_needs_a_new_snapshot() {
     let Some(pair) = Pair::start().await else { return };
     pair.source
-        .execute(SHOP, "CREATE TABLE t (a int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1), (1)")
+        .execute(
+            SHOP,
+            "CREATE TABLE t (a int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1), (1)",
+        )
         .await;
     pair.source.execute(SHOP, QUIET).await;
     pair.run_well(&[]);
@@ -228,7 +239,9 @@ async fn a_letter_from_before_the_gap_does_not_come_back() {
     pair.run_well(&[]);
     assert_eq!(pair.ask_destination("SELECT count(*) FROM syncline.letters"), "2");
     pair.source.execute(SHOP, DROP_SLOT).await;
-    pair.source.execute(SHOP, "UPDATE quiet SET body = 'good' WHERE id = 7; DELETE FROM quiet WHERE id = 8").await;
+    pair.source
+        .execute(SHOP, "UPDATE quiet SET body = 'good' WHERE id = 7; DELETE FROM quiet WHERE id = 8")
+        .await;
     pair.run_well(&["--recover", "diff"]);
     assert_eq!(pair.ask_destination("SELECT count(*) FROM syncline.letters"), "0");
     pair.ask_destination("ALTER TABLE quiet DROP CONSTRAINT no_bad");
@@ -236,36 +249,43 @@ async fn a_letter_from_before_the_gap_does_not_come_back() {
     pair.assert_same().await;
 }
 
-/// SQLite's own way to lose changes: a log that somebody drops, triggers and all.
+/// SQLite's own ways to lose changes: triggers that somebody drops, and a log that is gone with them.
 #[test]
-fn a_sqlite_log_that_is_gone_is_recovered() {
+fn sqlite_triggers_and_a_log_that_are_gone_are_recovered() {
     let room = Room::new();
     let source = Connection::open(room.path("a.db")).unwrap();
-    let fill = "CREATE TABLE item (id INTEGER PRIMARY KEY, code TEXT); CREATE UNIQUE INDEX item_code ON item (code);
+    let fill =
+        "CREATE TABLE item (id INTEGER PRIMARY KEY, code TEXT); CREATE UNIQUE INDEX item_code ON item (code);
         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
         INSERT INTO item SELECT i, 'code ' || i FROM n";
     source.execute_batch(fill).unwrap();
     let urls = [room.url("a.db"), room.url("b.db")];
     let sync = ["sync", &urls[0], &urls[1], "--name", "small", "--capture", "triggers"];
     room.run(&sync).ends_with(0);
-    for kind in ["trigger", "table"] {
+    let drop_all = |kind: &str| {
         let sql = format!("SELECT name FROM sqlite_schema WHERE type = '{kind}' AND name LIKE '%syncline%'");
         let mut found = source.prepare(&sql).unwrap();
         let names: Vec<String> = found.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         drop(found);
         assert!(!names.is_empty());
         names.iter().for_each(|name| source.execute_batch(&format!("DROP {kind} \"{name}\"")).unwrap());
+    };
+    for (round, kinds) in [(10, &["trigger"][..]), (20, &["trigger", "table"])] {
+        kinds.iter().for_each(|kind| drop_all(kind));
+        let gap = format!(
+            "UPDATE item SET code = 'changed {round}' WHERE id = {round}; DELETE FROM item WHERE id = {round} + 1;
+             INSERT INTO item VALUES ({round} + 10000, 'code ' || ({round} + 1))"
+        );
+        source.execute_batch(&gap).unwrap();
+        let refused = room.run(&sync).ends_with(1);
+        let told = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(told.contains("--recover diff"), "{told}");
+        room.run(&[&sync[..], &["--recover", "diff"]].concat()).ends_with(0);
+        sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
+        source.execute_batch(&format!("UPDATE item SET code = 'after {round}' WHERE id = 1")).unwrap();
+        room.run(&sync).ends_with(0);
+        sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
     }
-    let gap = "UPDATE item SET code = 'changed' WHERE id = 10; DELETE FROM item WHERE id = 11;
-        INSERT INTO item VALUES (10000, 'code 11')";
-    source.execute_batch(gap).unwrap();
-    let refused = room.run(&sync).ends_with(1);
-    assert!(refused.stderr.contains("--recover diff"), "{}", refused.stderr);
-    room.run(&[&sync[..], &["--recover", "diff"]].concat()).ends_with(0);
-    sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
-    source.execute_batch("UPDATE item SET code = 'after' WHERE id = 1").unwrap();
-    room.run(&sync).ends_with(0);
-    sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
 }
 
 #[cfg(feature = "failpoints")]

@@ -19,14 +19,16 @@
 //!
 //! # Lost
 //! A table that was recreated, altered or left the pipeline for a while has changes that nobody logged. It is marked lost,
-//! durably, and stays so until the pipeline is dropped.
+//! durably. The pipeline hears of it before its next stream is opened ([`whole`]), which captures the table anew.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use syncline_core::{Error, PipelineName, Result, Retained, StreamRequest, TableSchema};
 
 use super::super::catalog::{self, Table};
+use super::super::connect::{open_reader, open_writer};
 use super::super::error::During;
 use super::super::quote::{ident, literal};
 use super::super::value::{our_number, sql_number};
@@ -37,8 +39,8 @@ const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)"
 
 const META: &str = "_syncline_meta";
 const CAPTURED: &str = "_syncline_captured";
-const LOST_REMEDY: &str =
-    "drop the pipeline with `syncline drop NAME` and sync it anew with --prepare recreate";
+const LOST_REMEDY: &str = "run again with --recover diff, which compares and repairs it, or with --prepare truncate, which reads it again; or \
+                           start over: `syncline drop NAME`, then sync with --prepare recreate";
 
 /// The name of a pipeline's log.
 pub(super) fn log_table(pipeline: &PipelineName) -> String {
@@ -81,7 +83,8 @@ pub(super) fn install(conn: &mut Connection, request: &StreamRequest) -> Result<
     }
     for table in &request.tables {
         if !known.iter().any(|known| known.name == table.id.name) {
-            add(&transaction, &request.pipeline, table)?;
+            let number = next_number(&transaction, &request.pipeline)?;
+            add(&transaction, &request.pipeline, table, number)?;
         }
     }
     let log = read_log(&transaction, &request.pipeline, created)?;
@@ -243,26 +246,74 @@ fn uniques(table: &Table) -> BTreeSet<String> {
     table.unique.iter().map(super::super::unique::UniqueIndex::signature).collect()
 }
 
+/// A table that was lost is captured anew: whoever asked for [`whole`] before knows of its hole.
 fn check_known(conn: &Connection, request: &StreamRequest, table: &Captured) -> Result<()> {
-    if table.lost.is_some() {
-        return Ok(());
-    }
-    let why = match hole(conn, &request.pipeline, table)? {
-        Some(why) => why,
-        None if request.tables.iter().any(|wanted| wanted.id.name == table.name) => return Ok(()),
-        None => "it was left out of the pipeline for a while".to_owned(),
+    let pipeline = &request.pipeline;
+    let wanted = request.tables.iter().find(|wanted| wanted.id.name == table.name);
+    let why = match (&table.lost, wanted, hole(conn, pipeline, table)?) {
+        (Some(_), Some(wanted), _) => return capture_anew(conn, pipeline, wanted, table),
+        (Some(_), None, _) | (None, Some(_), None) => return Ok(()),
+        (None, _, Some(why)) => why,
+        (None, None, None) => "it was left out of the pipeline for a while".to_owned(),
     };
-    drop_triggers(conn, &request.pipeline, Some(table.number))?;
+    mark_lost(conn, pipeline, table, &why)
+}
+
+/// Under another number: what the log still has of it came before the hole.
+fn capture_anew(
+    conn: &Connection,
+    pipeline: &PipelineName,
+    wanted: &TableSchema,
+    table: &Captured,
+) -> Result<()> {
+    let number = next_number(conn, pipeline)?;
+    drop_triggers(conn, pipeline, Some(table.number))?;
+    let sql = format!("DELETE FROM {CAPTURED} WHERE pipeline = ?1 AND number = ?2");
+    conn.execute(&sql, (pipeline.as_str(), table.number)).during("capturing a table anew")?;
+    add(conn, pipeline, wanted, number)
+}
+
+fn mark_lost(conn: &Connection, pipeline: &PipelineName, table: &Captured, why: &str) -> Result<()> {
+    drop_triggers(conn, pipeline, Some(table.number))?;
     let sql = format!("UPDATE {CAPTURED} SET lost = ?3 WHERE pipeline = ?1 AND number = ?2");
-    conn.execute(&sql, (request.pipeline.as_str(), table.number, why)).during("marking a table as lost")?;
+    conn.execute(&sql, (pipeline.as_str(), table.number, why)).during("marking a table as lost")?;
     Ok(())
 }
 
-fn add(conn: &Connection, pipeline: &PipelineName, table: &TableSchema) -> Result<()> {
+/// Names of the tables whose log has no hole; those that have one are marked. `None` without a log.
+pub(super) fn whole(path: &Path, pipeline: &PipelineName) -> Result<Option<Vec<String>>> {
+    let conn = open_reader(path)?;
+    if find_log(&conn, pipeline)?.is_none() {
+        return Ok(None);
+    }
+    let (mut names, mut holes) = (Vec::new(), Vec::new());
+    for table in captured(&conn, pipeline)? {
+        match hole(&conn, pipeline, &table)? {
+            None => names.push(table.name),
+            Some(why) => holes.push((table, why)),
+        }
+    }
+    holes.retain(|(table, _)| table.lost.is_none());
+    if !holes.is_empty() {
+        let doing = "marking a table as lost";
+        let mut writer = open_writer(path)?;
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).during(doing)?;
+        for (table, why) in &holes {
+            mark_lost(&transaction, pipeline, table, why)?;
+        }
+        transaction.commit().during(doing)?;
+    }
+    Ok(Some(names))
+}
+
+fn next_number(conn: &Connection, pipeline: &PipelineName) -> Result<i64> {
+    let sql = format!("SELECT 1 + coalesce(max(number), 0) FROM {CAPTURED} WHERE pipeline = ?1");
+    conn.query_row(&sql, [pipeline.as_str()], |row| row.get(0)).during("numbering a table")
+}
+
+fn add(conn: &Connection, pipeline: &PipelineName, table: &TableSchema, number: i64) -> Result<()> {
     let doing = "installing the capture triggers";
     let found = verified(conn, table)?;
-    let sql = format!("SELECT 1 + coalesce(max(number), 0) FROM {CAPTURED} WHERE pipeline = ?1");
-    let number: i64 = conn.query_row(&sql, [pipeline.as_str()], |row| row.get(0)).during(doing)?;
     for (_, sql) in triggers(&found, pipeline, number) {
         conn.execute(&sql, []).during(doing).map_err(|error| error.with_table(&table.id))?;
     }
