@@ -152,4 +152,4 @@ pub(crate) fn stopped(table: &TableSchema, phase: TablePhase) -> Error {
 }
 
 const READ_AGAIN: &str = "run again with --prepare truncate";
-const RECOVER_OR_READ: &str = "run again with --recover diff, which compares and repairs it, or with --prepare truncate, which reads it again";
+const RECOVER_OR_READ: &str = "run again with --prepare truncate, which reads it again, or with --recover diff, which compares and repairs it";
