@@ -202,10 +202,6 @@ pub(crate) struct PipelineArgs {
     /// repeated.
     #[arg(long, value_name = "COLUMN", conflicts_with = "config")]
     pub(crate) version_column: Vec<String>,
-    /// With --mode incremental: how many surplus rows may be deleted without being asked, as deletes=BOUND: 5% of the table's rows
-    /// at the destination, 1000, or off; may be repeated [default: deletes=20%].
-    #[arg(long, value_name = "KIND=BOUND", conflicts_with = "config")]
-    pub(crate) guard: Vec<String>,
     /// With --mode incremental and --follow: from the end of one look at the source to the next [default: 60s].
     #[arg(long, value_name = "TIME", conflicts_with = "config")]
     pub(crate) every: Option<String>,
@@ -227,6 +223,15 @@ pub(crate) struct PipelineArgs {
     /// Verify the destination again and again while following, as every=TIME or every=TIME,repair.
     #[arg(long, value_name = "WHEN", conflicts_with = "config")]
     pub(crate) verify: Option<String>,
+    /// If changes were lost (the slot is gone, or has lost its log): begin the stream anew, compare the tables with the source
+    /// and repair them while it goes on [default: end the run and say so].
+    #[arg(long, value_name = "HOW", conflicts_with = "config")]
+    pub(crate) recover: Option<RecoverChoice>,
+    /// How much --recover, the repair of --verify, and the deletions of --mode incremental may change in a table without being
+    /// asked, as KIND=BOUND: inserts, updates, deletes or all; 5% of the table's rows at the destination, 1000, or off; may be
+    /// repeated [default: all=20%]. Tables with fewer than 100 rows are exempt.
+    #[arg(long, value_name = "KIND=BOUND", conflicts_with = "config")]
+    pub(crate) guard: Vec<String>,
     /// Disk that changes may take while they wait for the destination; beyond it the source is held back.
     #[arg(long, value_name = "BYTES", conflicts_with = "config", default_value = "1GiB")]
     pub(crate) journal_budget: String,
@@ -276,6 +281,14 @@ pub(crate) enum SnapshotChoice {
 pub(crate) enum CaptureChoice {
     /// Triggers on the captured tables that log the keys of changed rows.
     Triggers,
+}
+
+/// `--recover`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RecoverChoice {
+    /// Compare with the source, row by row, and read again what differs.
+    Diff,
 }
 
 /// `discover`.

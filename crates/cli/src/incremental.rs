@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use syncline_connectors::registry;
 use syncline_core::{Error, ErrorKind, Result, TablePattern};
-use syncline_engine::diff::Guard;
 use syncline_engine::table_sync::{self, Limits, Memory, TableSync, TableSynced, VersionColumns};
 use syncline_store::{RunId, RunKind, RunOutcome, Store};
 
@@ -27,8 +26,6 @@ const EVERY_SECONDS_USUAL: u64 = 60;
 pub(crate) struct IncrementalSpec {
     /// Version columns: of the tables of a pattern, or of all.
     pub(crate) columns: Vec<(Option<TablePattern>, String)>,
-    /// Bounds of the guard, as said.
-    pub(crate) guard: Vec<String>,
     /// From the end of one look to the beginning of the next.
     pub(crate) every_seconds: Option<u64>,
 }
@@ -48,15 +45,6 @@ pub(crate) fn version_column(text: &str) -> Result<(Option<TablePattern>, String
     }
 }
 
-/// A bound of the guard: it is read, and kept as said.
-///
-/// # Errors
-/// Configuration if it is none.
-pub(crate) fn guard_bound(text: &str) -> Result<String> {
-    Guard::default().set(text)?;
-    Ok(text.to_owned())
-}
-
 impl IncrementalSpec {
     /// From the command line.
     ///
@@ -65,7 +53,6 @@ impl IncrementalSpec {
     pub(crate) fn from_args(args: &PipelineArgs) -> Result<Self> {
         Ok(Self {
             columns: args.version_column.iter().map(|text| version_column(text)).collect::<Result<_>>()?,
-            guard: args.guard.iter().map(|text| guard_bound(text)).collect::<Result<_>>()?,
             every_seconds: args.every.as_deref().map(verifying::interval).transpose()?,
         })
     }
@@ -79,10 +66,8 @@ impl IncrementalSpec {
             if *self == Self::default() {
                 return Ok(());
             }
-            return Err(Error::configuration(
-                "a version column, a guard and `every` are for mode `incremental`",
-            )
-            .with_remedy("add --mode incremental, or leave them out"));
+            return Err(Error::configuration("a version column and `every` are for mode `incremental`")
+                .with_remedy("add --mode incremental, or leave them out"));
         }
         if self.columns.is_empty() {
             return Err(Error::configuration("mode `incremental` needs a version column")
@@ -161,10 +146,7 @@ fn wired(pipeline: &ResolvedPipeline, store: &Store, run: RunId) -> Result<Table
         pipeline: pipeline.wire(store.journal_dir(&pipeline.name)),
         destination: registry::source(&spec.destination).map_err(|error| error.context("destination"))?,
         columns: VersionColumns(spec.incremental.columns.clone()),
-        limits: Limits {
-            guard: verifying::guard(&spec.incremental.guard)?,
-            letters_max: spec.dead_letters_max,
-        },
+        limits: Limits { guard: verifying::guard(&spec.guard)?, letters_max: spec.dead_letters_max },
         store: store.clone(),
         run: run.0,
         pause: Duration::from_secs(spec.incremental.every_seconds.unwrap_or(EVERY_SECONDS_USUAL)),

@@ -16,9 +16,9 @@ use syncline_core::{
 use syncline_engine::{Mode, Pipeline};
 use syncline_server::AgentUrl;
 
-use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, SnapshotChoice};
+use crate::args::{CaptureChoice, ModeChoice, PipelineArgs, PrepareChoice, RecoverChoice, SnapshotChoice};
 use crate::incremental::IncrementalSpec;
-use crate::verifying::VerifySpec;
+use crate::verifying::{self, VerifySpec};
 
 /// Bounds of the workers, unless said otherwise: enough to keep a server busy, few enough not to be felt.
 const WORKERS_USUAL: RangeInclusive<usize> = 2..=8;
@@ -70,6 +70,12 @@ pub(crate) struct PipelineSpec {
     /// What only a table sync has.
     #[serde(default)]
     pub(crate) incremental: IncrementalSpec,
+    /// What to do with tables that have lost changes.
+    #[serde(default)]
+    pub(crate) recover: Option<RecoverChoice>,
+    /// Bounds of what a recovery, the repair of a verification, or a table sync may change.
+    #[serde(default)]
+    pub(crate) guard: Vec<String>,
     /// Rows that may be set aside.
     #[serde(default = "dead_letters_max_usual")]
     pub(crate) dead_letters_max: usize,
@@ -99,6 +105,8 @@ impl PipelineSpec {
             journal_budget_bytes: JOURNAL_BUDGET_BYTES_DEFAULT,
             verify: None,
             incremental: IncrementalSpec::default(),
+            recover: None,
+            guard: Vec::new(),
             dead_letters_max: DEAD_LETTERS_MAX_DEFAULT,
         }
     }
@@ -123,6 +131,8 @@ impl PipelineSpec {
             journal_budget_bytes: journal_budget(&args.journal_budget)?,
             verify: args.verify.as_deref().map(VerifySpec::parse).transpose()?,
             incremental: IncrementalSpec::from_args(args)?,
+            recover: args.recover,
+            guard: each(&args.guard, verifying::guard_bound)?,
             dead_letters_max: args.dead_letters_max,
             ..Self::new(source, destination)
         };
@@ -144,6 +154,19 @@ impl PipelineSpec {
                 .with_remedy("add --follow, or verify once with `syncline verify NAME`"));
         }
         self.incremental.check(self.mode, self.verify.is_some())?;
+        if self.recover.is_some() && matches!(self.mode, Some(ModeChoice::Snapshot | ModeChoice::Incremental))
+        {
+            return Err(Error::configuration("`recover` is for a pipeline that streams").with_remedy(
+                "without a stream there are no changes to lose; leave out `recover` or the mode",
+            ));
+        }
+        let repairs = self.recover.is_some()
+            || self.mode == Some(ModeChoice::Incremental)
+            || self.verify.is_some_and(|verify| verify.repair);
+        if !self.guard.is_empty() && !repairs {
+            return Err(Error::configuration("`guard` is for what repairs")
+                .with_remedy("add --recover diff, or --verify every=TIME,repair, or --mode incremental"));
+        }
         require_mapped_once(&self.schema_map)
     }
 
@@ -238,8 +261,9 @@ impl ResolvedPipeline {
             journal_budget_bytes: spec.journal_budget_bytes,
             dead_letters_max: spec.dead_letters_max,
             retry: syncline_engine::RetryPolicy::default(),
-            // Needs connections of its own; who runs the pipeline adds it.
+            // These need connections of their own; who runs the pipeline adds them.
             verify: None,
+            recover: None,
         }
     }
 }

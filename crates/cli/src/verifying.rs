@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use syncline_connectors::registry;
 use syncline_core::{Error, Result, TablePattern};
 use syncline_engine::diff::Guard;
-use syncline_engine::{Ask, TableVerified, Verified, Verify, When};
+use syncline_engine::{Ask, Recover, Sides, TableVerified, Verified, Verify, When};
 
+use crate::args::RecoverChoice;
 use crate::commands::diff::{random_key, readers};
 use crate::progress::format::{count, counted, duration};
 use crate::spec::ResolvedPipeline;
@@ -79,7 +80,7 @@ pub(crate) fn of(pipeline: &ResolvedPipeline) -> Result<Option<Verify>> {
         Some(VerifySpec { every_seconds, repair }) => wired(
             pipeline,
             When::Every(Duration::from_secs(every_seconds)),
-            ask(Vec::new(), repair.then(Guard::default), 0),
+            ask(Vec::new(), if repair { Some(guard(&spec.guard)?) } else { None }, 0),
         )
         .map(Some),
         None if spec.follow => Ok(wired(pipeline, When::Asked, ask(Vec::new(), None, 0)).ok()),
@@ -102,23 +103,40 @@ pub(crate) fn guard(bounds: &[String]) -> Result<Guard> {
     Ok(guard)
 }
 
+/// One bound of a guard, as it was said.
+///
+/// # Errors
+/// Configuration if it is none.
+pub(crate) fn guard_bound(bound: &str) -> Result<String> {
+    guard(&[bound.to_owned()]).map(|_| bound.to_owned())
+}
+
+/// The recovery of a pipeline, if it was asked for.
+///
+/// # Errors
+/// Configuration if a side cannot be read.
+pub(crate) fn recovery(pipeline: &ResolvedPipeline) -> Result<Option<Recover>> {
+    match pipeline.spec.recover {
+        Some(RecoverChoice::Diff) => {
+            Ok(Some(Recover { guard: guard(&pipeline.spec.guard)?, sides: sides(pipeline)? }))
+        }
+        None => Ok(None),
+    }
+}
+
 /// A verification with connections of its own.
 ///
 /// # Errors
 /// Configuration if a side cannot be read.
 pub(crate) fn wired(pipeline: &ResolvedPipeline, when: When, ask: Ask) -> Result<Verify> {
+    Ok(Verify { when, ask, asks: Arc::default(), sides: sides(pipeline)? })
+}
+
+fn sides(pipeline: &ResolvedPipeline) -> Result<Sides> {
     let source = registry::source(&pipeline.spec.source).map_err(|error| error.context("source"))?;
     let destination =
         registry::source(&pipeline.spec.destination).map_err(|error| error.context("destination"))?;
-    Ok(Verify {
-        when,
-        ask,
-        asks: Arc::default(),
-        source,
-        destination,
-        readers: readers(),
-        hash_key: random_key()?,
-    })
+    Ok(Sides { source, destination, readers: readers(), hash_key: random_key()? })
 }
 
 /// A verification in one line.
@@ -131,7 +149,10 @@ pub(crate) fn line(verified: &Verified) -> String {
     let drifted: Vec<_> = verified
         .tables
         .iter()
-        .filter(|table| !is_equal(table) || table.undecided + table.set_aside > 0 || table.skipped.is_some())
+        .filter(|table| {
+            let is_told = table.recovered || table.skipped.is_some();
+            is_told || !is_equal(table) || table.undecided + table.set_aside > 0
+        })
         .map(|table| format!("{}: {}", table.table, result(table)))
         .collect();
     match drifted.as_slice() {
@@ -162,7 +183,12 @@ pub(crate) fn result(table: &TableVerified) -> String {
     ];
     let mut parts: Vec<_> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
-    let mut text = if parts.is_empty() { "equal".to_owned() } else { "DRIFT, ".to_owned() };
+    let mut text = match (table.recovered, parts.is_empty()) {
+        (true, true) => "recovered, nothing was lost".to_owned(),
+        (true, false) => "recovered, ".to_owned(),
+        (false, true) => "equal".to_owned(),
+        (false, false) => "DRIFT, ".to_owned(),
+    };
     if table.repaired > 0 {
         parts.push(format!("{} repaired", count(table.repaired)));
     }
@@ -173,7 +199,7 @@ pub(crate) fn result(table: &TableVerified) -> String {
     if table.set_aside > 0 {
         text.push_str(&format!(", {} set aside as dead letters", count(table.set_aside)));
     }
-    if table.undecided > 0 {
+    if table.undecided > 0 && !table.recovered {
         text.push_str(&format!(", {} undecided (changed at every look)", count(table.undecided)));
     }
     text

@@ -85,6 +85,9 @@ pub enum TablePhase {
     Consistent,
     /// Its changes were let go: only a new snapshot or a diff brings it back.
     NeedsSnapshot,
+    /// Changes were lost, and the table is being compared with the source and repaired while its changes go on. It may show
+    /// what the source never had until it is consistent again.
+    Recovering,
 }
 
 impl TablePhase {
@@ -96,6 +99,7 @@ impl TablePhase {
             Self::Closing => "closing",
             Self::Consistent => "consistent",
             Self::NeedsSnapshot => "needs_snapshot",
+            Self::Recovering => "recovering",
         }
     }
 
@@ -104,7 +108,7 @@ impl TablePhase {
     /// # Errors
     /// A conflict if the text is not a phase.
     pub fn parse(text: &str) -> Result<Self> {
-        [Self::Snapshot, Self::Closing, Self::Consistent, Self::NeedsSnapshot]
+        [Self::Snapshot, Self::Closing, Self::Consistent, Self::NeedsSnapshot, Self::Recovering]
             .into_iter()
             .find(|phase| phase.as_str() == text)
             .ok_or_else(|| Error::conflict(format!("`{text}` is not a phase of a table")))

@@ -123,6 +123,7 @@ struct Inner {
     context: Vec<String>,
     table: Option<TableId>,
     rows_at_fault: bool,
+    misses_changes: bool,
     remedy: Option<String>,
     code: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -141,6 +142,7 @@ impl Error {
                 context: Vec::new(),
                 table: None,
                 rows_at_fault: false,
+                misses_changes: false,
                 remedy: None,
                 code: None,
                 source: None,
@@ -216,6 +218,20 @@ impl Error {
     #[must_use]
     pub fn rows_at_fault(&self) -> bool {
         self.inner.rows_at_fault && self.inner.kind == ErrorKind::Data
+    }
+
+    /// Says that changes are missing between what a pipeline has read and what its source's log still has: reading on cannot
+    /// make the destination right again.
+    #[must_use]
+    pub fn with_changes_missing(mut self) -> Self {
+        self.inner.misses_changes = true;
+        self
+    }
+
+    /// Whether changes are missing, see [`Error::with_changes_missing`].
+    #[must_use]
+    pub fn misses_changes(&self) -> bool {
+        self.inner.misses_changes
     }
 
     /// Says what the operator can do.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, RwLock};
 use crate::board::Board;
 use crate::control::Control;
 use crate::letters::desk::Desk;
+use crate::loader::mending::Mending;
 use crate::pipeline::Pipeline;
 use crate::summary::Sum;
 use crate::verify::{Verified, Watch, When};
@@ -102,6 +103,8 @@ pub(crate) struct Attempt {
     pub(crate) marked: Notify,
     /// What a verification watches.
     pub(crate) watch: Watch,
+    /// How far the recovery of tables has come.
+    pub(crate) mending: Mending,
     checkpoint: Mutex<Checkpoint>,
     /// The number of the next letter.
     next_letter: AtomicU64,
@@ -129,6 +132,7 @@ impl Attempt {
             undecodable: Mutex::default(),
             marked: Notify::new(),
             watch: Watch::default(),
+            mending: Mending::default(),
             next_letter: AtomicU64::new(checkpoint.letters.keys().next_back().map_or(1, |last| last.0 + 1)),
             checkpoint: Mutex::new(checkpoint),
         }
@@ -151,12 +155,23 @@ impl Attempt {
         self.checkpoint().tables.get(table).map(|state| state.phase)
     }
 
-    /// Whether a table's changes are in the main lane, and the table shows what the source had.
+    /// Whether a table's changes are in the main lane, and its rows come by nothing else but re-reads.
     pub(crate) fn is_in_main_lane(&self, table: &TableId) -> bool {
         let checkpoint = self.checkpoint();
-        checkpoint.tables.get(table).is_some_and(|state| state.phase == TablePhase::Consistent)
+        let settled = |phase| matches!(phase, TablePhase::Consistent | TablePhase::Recovering);
+        checkpoint.tables.get(table).is_some_and(|state| settled(state.phase))
             && !checkpoint.lanes.contains_key(&Lane::Table(table.clone()))
             && !self.context.board.is_stopped(table)
+    }
+
+    /// Whether rows of a table are to be read again.
+    pub(crate) fn lists_rows(&self, table: &TableId) -> bool {
+        self.checkpoint().tables.get(table).is_some_and(|state| !state.rereads.is_empty())
+    }
+
+    /// Whether tables are being recovered.
+    pub(crate) fn is_recovering(&self) -> bool {
+        !self.tables_in(TablePhase::Recovering).is_empty()
     }
 
     /// Whether a load failed by rows that may be set aside.
@@ -268,7 +283,7 @@ impl Attempt {
 
     /// Gives the destination's table what it has become at the source since; `false` if that is nothing new, or not known:
     /// what else has become of the selection is told by the next run.
-    async fn extend(&self, table: &TableId) -> Result<bool> {
+    pub(crate) async fn extend(&self, table: &TableId) -> Result<bool> {
         let pipeline = &self.context.pipeline;
         let tables = match pipeline.source.discover(&pipeline.selection).await {
             Err(error) if error.kind().reaction() == Reaction::EndRun => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use syncline_core::{Error, Letter, LetterId, TableId};
+use syncline_core::{Error, ErrorKind, Letter, LetterId, TableId};
 
 use crate::progress::{Phase, Progress, TableProgress};
 use crate::summary::{StoppedTable, Sum, TableLetters};
@@ -110,6 +110,7 @@ impl Board {
             table: table.clone(),
             error: error.to_string(),
             remedy,
+            by_guard: error.kind() == ErrorKind::Guard,
         });
     }
 

@@ -15,6 +15,7 @@ use syncline_core::{
 use syncline_journal::{Journal, Options};
 
 use crate::attempt::{Attempt, Context};
+use crate::gap::{self, gap};
 use crate::pipeline::Mode;
 use crate::progress::Phase;
 
@@ -30,22 +31,36 @@ pub(crate) async fn open(context: &Arc<Context>) -> Result<Attempt> {
     let holder = syncline_store::this_process()?;
     let session = pipeline.destination.open(&pipeline.name, &holder, &pipeline.schema_map).await;
     let session = session.doing(|| format!("opening {}", pipeline.destination.address()))?;
-    let opened = open_under_lock(context, &session, tables).await;
+    let opened = match open_under_lock(context, &session, &tables).await {
+        Err(error) if gap::is_recovered(context, &error) => reopen(context, &session, &tables, &error).await,
+        opened => opened,
+    };
     if opened.is_err() {
         session.close().await;
     }
     opened
 }
 
+/// Opens an attempt over a gap.
+async fn reopen(
+    context: &Arc<Context>,
+    session: &Arc<dyn DestinationSession>,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
+    why: &Error,
+) -> Result<Attempt> {
+    gap::begin_anew(context, session, tables, why).await?;
+    open_under_lock(context, session, tables).await
+}
+
 async fn open_under_lock(
     context: &Arc<Context>,
     session: &Arc<dyn DestinationSession>,
-    tables: BTreeMap<TableId, Arc<TableSchema>>,
+    tables: &BTreeMap<TableId, Arc<TableSchema>>,
 ) -> Result<Attempt> {
     let mut checkpoint = session.checkpoint().await?;
     settle_doubt(context, &checkpoint)?;
     if checkpoint.tables.is_empty() && checkpoint.lanes.is_empty() {
-        refuse_findings(context, session, &tables).await?;
+        refuse_findings(context, session, tables).await?;
     }
     let mode = context.pipeline.mode;
     if mode == Mode::Snapshot && !checkpoint.lanes.is_empty() {
@@ -54,8 +69,8 @@ async fn open_under_lock(
     }
     let origin = match context.pipeline.source.streams().filter(|_| mode.streams()) {
         Some(streams) => {
-            mark_holes(context, session, streams, &tables, &mut checkpoint).await?;
-            Some(open_stream(context, streams, &checkpoint, &tables).await?)
+            mark_holes(context, session, streams, tables, &mut checkpoint).await?;
+            Some(open_stream(context, streams, &checkpoint, tables).await?)
         }
         None if mode.streams() => {
             return Err(
@@ -64,7 +79,7 @@ async fn open_under_lock(
         }
         None => None,
     };
-    let attempt = Attempt::new(Arc::clone(context), Arc::clone(session), tables, origin, checkpoint);
+    let attempt = Attempt::new(Arc::clone(context), Arc::clone(session), tables.clone(), origin, checkpoint);
     bring_in_tables(&attempt).await?;
     if mode.streams() {
         open_journal(&attempt).await?;
@@ -194,14 +209,14 @@ async fn open_stream(
         streams.drop_pipeline(&context.pipeline.name).await?;
     }
     if origin.created || *known != origin.identity {
-        return Err(gap(context, "the source's log is not the one this pipeline has read so far"));
+        return Err(gap("the source's log is not the one this pipeline has read so far"));
     }
     Ok(origin)
 }
 
 /// Sets the stream up. That may wait for transactions of others without end: meanwhile it is said for whom, and a drain
 /// ends it.
-async fn set_up_stream(
+pub(crate) async fn set_up_stream(
     context: &Context,
     streams: &dyn Streams,
     tables: &BTreeMap<TableId, Arc<TableSchema>>,
@@ -232,14 +247,6 @@ async fn show_waiting(context: &Context, streams: &dyn Streams) -> std::convert:
     }
 }
 
-/// Changes are missing between what is remembered and what the source still has.
-pub(crate) fn gap(context: &Context, why: &str) -> Error {
-    let name = &context.pipeline.name;
-    Error::conflict(why).with_remedy(format!(
-        "changes are missing, so the tables must be read again: `syncline drop {name}`, then sync with --prepare truncate"
-    ))
-}
-
 /// Tables that this pipeline does not have yet, or that must be read again, get their lane and their ledger.
 async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
     let mut changes = Vec::new();
@@ -259,11 +266,24 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
                 changes.extend(bring_in(attempt, table, begin.as_ref()).await?);
                 begun.push(table.id.clone());
             }
-            Some(state) if again || reread_wanted(attempt, state.phase) => {
+            Some(state) if again || reread_wanted(attempt, table, state.phase) => {
                 attempt.session.prepare(table, attempt.context.pipeline.prepare).await?;
+                // One in recovery may have gone apart.
+                let lane = Lane::Table(table.id.clone());
+                changes.extend(attempt.lane_at(&lane).map(|at| Change::Close { lane, at }));
                 changes.push(Change::Reset { table: table.id.clone(), generation: state.generation + 1 });
                 begun.push(table.id.clone());
                 changes.extend(open_lane(table, begin.as_ref()));
+            }
+            Some(state)
+                if state.phase == TablePhase::Recovering
+                    || gap::is_wanted(&attempt.context, table, state.phase) =>
+            {
+                // Rows may collide in unique indexes until all of them are right.
+                attempt.session.prepare(table, Some(Prepare::Keep)).await?;
+                if state.phase != TablePhase::Recovering {
+                    changes.extend(gap::marked(&attempt.checkpoint(), &table.id, &state));
+                }
             }
             Some(_) => {}
         }
@@ -283,8 +303,10 @@ fn snapshot_again(attempt: &Attempt) -> bool {
             .all(|id| checkpoint.tables.get(id).is_some_and(|state| state.phase == TablePhase::Consistent))
 }
 
-fn reread_wanted(attempt: &Attempt, phase: TablePhase) -> bool {
-    phase == TablePhase::NeedsSnapshot && attempt.context.pipeline.prepare.is_some()
+fn reread_wanted(attempt: &Attempt, table: &TableSchema, phase: TablePhase) -> bool {
+    !gap::is_wanted(&attempt.context, table, phase)
+        && matches!(phase, TablePhase::NeedsSnapshot | TablePhase::Recovering)
+        && attempt.context.pipeline.prepare.is_some()
 }
 
 async fn bring_in(
@@ -308,36 +330,37 @@ fn open_lane(table: &TableSchema, begin: Option<&Position>) -> Option<Change> {
     begin.map(|at| Change::Open { lane: Lane::Table(table.id.clone()), at: at.clone() })
 }
 
-/// Opens the journal and fits it to the checkpoint.
-async fn open_journal(attempt: &Attempt) -> Result<()> {
-    let context = &attempt.context;
-    let main = attempt.lane_at(&Lane::Main).ok_or_else(|| Error::bug("a stream without a main lane"))?;
+/// Opens the journal, anew if it is open.
+pub(crate) async fn journal_of(context: &Context) -> Result<Journal> {
     if let Some(before) = context.take_journal() {
         before.close().await.doing(|| "closing the journal".to_owned())?;
     }
     let options = Options::new(context.pipeline.journal_dir.clone(), context.pipeline.journal_budget_bytes);
     let journal = Journal::open(options).await.doing(|| "opening the journal".to_owned())?;
     *context.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(journal.clone());
+    Ok(journal)
+}
+
+/// Fits the journal to the checkpoint.
+async fn open_journal(attempt: &Attempt) -> Result<()> {
+    let context = &attempt.context;
+    let main = attempt.lane_at(&Lane::Main).ok_or_else(|| Error::bug("a stream without a main lane"))?;
+    let journal = journal_of(context).await?;
     if journal.end().is_none_or(|end| end < main) {
         start_windows_over(attempt, &main).await?;
         journal.reset(main.clone()).await?;
     }
     if let Some(lane) = lane_set_back(attempt, &journal)? {
-        return Err(gap(
-            context,
-            &format!(
-                "lane {lane} of the destination stands before changes that were let go after it had them: the destination was set back"
-            ),
-        ));
+        return Err(gap(format!(
+            "lane {lane} of the destination stands before changes that were let go after it had them: the destination was set back"
+        )));
     }
     let end = journal.end().ok_or_else(|| Error::bug("an opened journal has no end"))?;
-    let _ = context.carried.set(end.clone());
-    match &attempt.origin {
-        Some(origin) if origin.confirmed > end => {
-            Err(gap(context, "the source has forgotten changes that were never read"))
-        }
-        _ => Ok(()),
+    if attempt.origin.as_ref().is_some_and(|origin| origin.confirmed > end) {
+        return Err(gap("the source has forgotten changes that were never read"));
     }
+    let _ = context.carried.set(end);
+    Ok(())
 }
 
 /// A lane that stands before the place from which on the journal has everything for it.
@@ -397,14 +420,16 @@ fn show_tables(attempt: &Attempt) {
             Some(TablePhase::Consistent) => "streaming",
             Some(TablePhase::Closing) => "closing",
             Some(TablePhase::Snapshot) | None => "waiting",
-            Some(TablePhase::NeedsSnapshot) => "stopped",
+            Some(phase @ (TablePhase::NeedsSnapshot | TablePhase::Recovering)) => {
+                match gap::is_wanted(&attempt.context, table, phase) {
+                    true => "recovering",
+                    false => "stopped",
+                }
+            }
         };
         attempt.context.board.table(&table.id, name, rows, table.rows_estimated);
-        if name == "stopped" {
-            let error = Error::new(ErrorKind::Data, "its changes were let go; it needs a new snapshot")
-                .with_table(&table.id)
-                .with_remedy("run again with --prepare truncate");
-            attempt.context.board.stop_table(&table.id, &error);
+        if let Some(state) = state.filter(|_| name == "stopped") {
+            attempt.context.board.stop_table(&table.id, &gap::stopped(table, state.phase));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::retry::RetryPolicy;
-use crate::verify::Verify;
+use crate::verify::{Recover, Verify};
 use syncline_core::{Destination, PipelineName, Prepare, SchemaMap, Selection, Source};
 
 /// Which halves of the way are gone.
@@ -67,4 +67,6 @@ pub struct Pipeline {
     pub retry: RetryPolicy,
     /// Whether and when it verifies its own tables, if it streams.
     pub verify: Option<Verify>,
+    /// Whether tables that have lost changes are compared and repaired, instead of ending the run, if it streams.
+    pub recover: Option<Recover>,
 }

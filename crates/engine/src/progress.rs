@@ -64,7 +64,7 @@ pub struct Progress {
 pub struct TableProgress {
     /// Which.
     pub table: TableId,
-    /// `waiting`, `snapshot`, `closing`, `streaming`, `stopped` or `done`.
+    /// `waiting`, `snapshot`, `closing`, `streaming`, `recovering`, `stopped` or `done`.
     pub state: String,
     /// Snapshot rows loaded, in earlier runs too.
     pub rows_done: u64,

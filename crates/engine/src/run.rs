@@ -16,7 +16,7 @@ use crate::pipeline::Pipeline;
 use crate::progress::{Phase, Progress};
 use crate::retry::Backoff;
 use crate::summary::{Sum, Summary, TableSummary};
-use crate::{chunks, loader, opening, reader, verify};
+use crate::{chunks, gap, loader, opening, reader, verify};
 
 /// How often observers see new figures.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -102,12 +102,14 @@ async fn attempts(context: &Arc<Context>) -> Result<()> {
         let before = progress_mark(context);
         let error = match attempt(context, &mut opened).await {
             Ok(()) => return Ok(()),
-            Err(error) => error,
+            Err(error) => gap::with_choices(context, error),
         };
         if error.kind() == ErrorKind::Cancelled && context.control.draining().is_cancelled() {
             return Ok(());
         }
-        if error.kind().reaction() != Reaction::Retry || context.control.draining().is_cancelled() {
+        // A log that is lost under a running stream is made anew when the next attempt opens.
+        let goes_on = error.kind().reaction() == Reaction::Retry || gap::is_recovered(context, &error);
+        if !goes_on || context.control.draining().is_cancelled() {
             return Err(error);
         }
         if progress_mark(context) != before {
@@ -229,7 +231,7 @@ async fn summarise(context: &Arc<Context>, begun: Instant) -> Result<Summary> {
 
 /// Changes this run has read that no lane has taken: counted in the journal, not by subtraction, so that the sum can be
 /// wrong.
-async fn waiting(context: &Arc<Context>) -> Result<u64> {
+pub(crate) async fn waiting(context: &Arc<Context>) -> Result<u64> {
     let (Some(journal), Some(carried)) = (context.open_journal(), context.carried.get()) else {
         return Ok(0);
     };

@@ -70,6 +70,8 @@ pub struct StoppedTable {
     pub error: String,
     /// What to do.
     pub remedy: Option<String>,
+    /// Whether a guard stopped it.
+    pub by_guard: bool,
 }
 
 /// What a run did.

@@ -100,6 +100,7 @@ fn render(known: &Known, now_ms: i64) -> String {
         line("position", at["position"].as_str().map(str::to_owned));
         line("verified", verified(at, now_ms));
         line("last error", at["last_error"].as_str().map(str::to_owned));
+        recovering(at).into_iter().for_each(|table| line("recovering", Some(table)));
         for (table, remedy) in stopped(at) {
             line("stopped", Some(table));
             line("remedy", remedy);
@@ -163,6 +164,16 @@ fn verified(at: &Value, now_ms: i64) -> Option<String> {
 
 fn dead_letters(at: &Value) -> Option<String> {
     at["dead_letters"].as_u64().filter(|letters| *letters > 0).map(count)
+}
+
+/// Each table that is being recovered.
+fn recovering(at: &Value) -> Vec<String> {
+    let tables = at["tables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let name = |table: &Value| {
+        let name = format!("{}.{}", table["table"]["schema"].as_str()?, table["table"]["name"].as_str()?);
+        (table["state"] == "recovering").then(|| format!("{name}: compared with the source and repaired"))
+    };
+    tables.iter().filter_map(name).collect()
 }
 
 /// Each stopped table with why, and what to do about it.

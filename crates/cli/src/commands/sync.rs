@@ -80,6 +80,7 @@ async fn recorded(
 ) -> Result<Summary> {
     let mut wired = pipeline.wire(store.journal_dir(&pipeline.name));
     wired.verify = verifying::of(pipeline)?;
+    wired.recover = verifying::recovery(pipeline)?;
     let mut recorder = tokio::task::block_in_place(|| Recorder::begin(store, pipeline))?;
     // Ends with the run: dropping the set ends it.
     let mut listening = JoinSet::new();
@@ -105,7 +106,7 @@ pub(crate) fn tell_start(pipeline: &ResolvedPipeline, global: &GlobalArgs) {
 
 /// The result, and what stays at the source. Tables that stopped make the run a failure.
 fn tell_end(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
-    let exit = if end.stopped.is_empty() { Exit::DONE } else { Exit::FAILED };
+    let exit = exit(end);
     match global.output {
         Output::Text => output::to_stdout(&summary::text(name, end)),
         Output::Json => output::to_stdout_line(&summary::event(name, end, exit.0)),
@@ -122,6 +123,15 @@ fn tell_end(name: &PipelineName, end: &Summary, global: &GlobalArgs) -> Exit {
         output::to_stderr(&summary::retained(name, retained));
     }
     exit
+}
+
+/// A table that stopped makes the run a failure; if guards alone stopped tables, that is said by its own code.
+fn exit(end: &Summary) -> Exit {
+    match end.stopped.as_slice() {
+        [] => Exit::DONE,
+        stopped if stopped.iter().all(|table| table.by_guard) => Exit::GUARD,
+        _ => Exit::FAILED,
+    }
 }
 
 fn stopped_message(end: &Summary) -> String {

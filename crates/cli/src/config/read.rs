@@ -31,8 +31,9 @@ const PIPELINE_KEYS: &[&str] = &[
     "journal_budget",
     "verify",
     "version_columns",
-    "guard",
     "every",
+    "recover",
+    "guard",
     "dead_letters_max",
 ];
 /// The keys of `verify`.
@@ -167,8 +168,9 @@ impl Reader<'_> {
             }
             "verify" => spec.verify = self.verification(value),
             "version_columns" => spec.incremental.columns = self.list(value, incremental::version_column),
-            "guard" => spec.incremental.guard = self.list(value, incremental::guard_bound),
             "every" => spec.incremental.every_seconds = self.parsed(value, verifying::interval),
+            "recover" => spec.recover = self.parsed(value, spec::choice),
+            "guard" => spec.guard = self.list(value, verifying::guard_bound),
             "dead_letters_max" => {
                 let read =
                     |text: &str| text.parse().map_err(|_| Error::configuration("expected a whole number"));

@@ -130,7 +130,7 @@ fn is_over(state: &str) -> bool {
 /// Whether a table's new state is told: the end of its copying, if that was seen to go on, and in any case that it stopped.
 fn is_news(before: Option<&str>, state: &str, began: bool) -> bool {
     match state {
-        "stopped" => before != Some("stopped"),
+        "stopped" | "recovering" => before != Some(state),
         state => is_over(state) && began && !before.is_some_and(is_over),
     }
 }
@@ -158,6 +158,9 @@ fn table_figures(table: &TableView) -> String {
 fn ending(table: &TableView) -> Vec<String> {
     let progress = &table.progress;
     let Some(error) = &progress.error else {
+        if progress.state == "recovering" {
+            return vec![format!("{}: changes of it were lost; it is compared and repaired", progress.table)];
+        }
         return vec![format!("✓ {}: {} copied", progress.table, counted(progress.rows_done, "row"))];
     };
     let remedy = progress.remedy.as_ref().map(|remedy| format!("  remedy: {remedy}"));

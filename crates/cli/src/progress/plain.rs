@@ -79,6 +79,9 @@ fn table_lines(table: &syncline_engine::TableProgress) -> Vec<String> {
     let id = &table.table;
     match table.state.as_str() {
         "closing" => vec![format!("{id}: {} copied", counted(table.rows_done, "row"))],
+        "recovering" => {
+            vec![format!("{id}: changes of it were lost; it is compared with the source and repaired")]
+        }
         "stopped" => {
             let stopped = format!("{id}: stopped: {}", table.error.as_deref().unwrap_or("unknown"));
             let remedy = table.remedy.as_ref().map(|remedy| format!("  remedy: {remedy}"));

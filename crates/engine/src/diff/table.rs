@@ -73,6 +73,12 @@ impl Counts {
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
+
+    /// How many rows differ.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.missing + self.surplus + self.changed + self.repeated
+    }
 }
 
 /// What was found.

@@ -79,7 +79,9 @@ impl Loader {
                 continue;
             }
             let stepped = match state.phase {
-                TablePhase::Closing | TablePhase::Consistent => self.step_closing(&table, &state).await,
+                TablePhase::Closing | TablePhase::Consistent | TablePhase::Recovering => {
+                    self.step_closing(&table, &state).await
+                }
                 TablePhase::Snapshot | TablePhase::NeedsSnapshot => Ok(false),
             };
             worked |= match stepped {
@@ -134,6 +136,9 @@ impl Loader {
                 self.settled.insert(table.id.clone(), next_number(state));
                 if waits_for_rows {
                     Some(self.reread_in_window(table).await?)
+                } else if state.phase == TablePhase::Recovering {
+                    // Its rows are not right yet: indexes come at the end of the recovery.
+                    Some(Closing::Returning)
                 } else {
                     Some(Closing::Indexing(index(&self.attempt, table)))
                 }
@@ -157,8 +162,8 @@ impl Loader {
 
     /// Reads listed rows again; the window then ends at the log's end as it is after that.
     async fn reread_in_window(&mut self, table: &Arc<TableSchema>) -> Result<Closing> {
-        let in_window = self.attempt.table_state(&table.id).is_some_and(|s| s.phase == TablePhase::Closing);
-        self.reread(table, in_window).await?;
+        let enters = self.attempt.table_state(&table.id).is_some_and(|s| enters_ledger(s.phase));
+        self.reread(table, enters).await?;
         Ok(Closing::Window(source_end(&self.attempt).await?))
     }
 
@@ -223,7 +228,10 @@ impl Loader {
             Change::Close { lane: name.clone(), at: to },
             Change::Mark {
                 table: table.id.clone(),
-                phase: TablePhase::Consistent,
+                phase: match state.phase {
+                    TablePhase::Recovering => TablePhase::Recovering,
+                    _ => TablePhase::Consistent,
+                },
                 generation: state.generation,
             },
         ];
@@ -231,9 +239,15 @@ impl Loader {
         self.apart.remove(&table.id);
         self.closing.remove(&table.id);
         self.parts_due = true;
-        self.attempt.context.board.table_state(&table.id, "streaming");
+        let shown = if state.phase == TablePhase::Recovering { "recovering" } else { "streaming" };
+        self.attempt.context.board.table_state(&table.id, shown);
         Ok(true)
     }
+}
+
+/// Whether re-reads of a table in this phase are remembered, so that later changes are cut by them.
+fn enters_ledger(phase: TablePhase) -> bool {
+    matches!(phase, TablePhase::Closing | TablePhase::Recovering)
 }
 
 /// The number that the next chunk or re-read of a table gets.
@@ -249,7 +263,8 @@ fn judge_of(
     settled: Option<u32>,
 ) -> Result<Option<Box<dyn CutPlan>>> {
     let Some(state) = attempt.ledger_since(&table.id, settled.unwrap_or(0)) else { return Ok(None) };
-    if state.phase == TablePhase::Consistent || (settled.is_some() && state.chunks.is_empty()) {
+    let has_none = matches!(state.phase, TablePhase::Consistent | TablePhase::Recovering);
+    if has_none || (settled.is_some() && state.chunks.is_empty()) {
         return Ok(None);
     }
     match attempt.context.pipeline.source.snapshots() {

@@ -16,6 +16,7 @@ use crate::lane::LaneReader;
 use crate::letters::desk::Desk;
 use crate::letters::sift::sift;
 use crate::letters::{self, LETTERS_BYTES_MAX};
+use crate::loader::mending::Course;
 use crate::summary::Sum;
 
 /// Memory a part may take before it is written.
@@ -123,6 +124,8 @@ struct Filler<'a> {
     judged: bool,
     /// Letters of the tables in this load.
     desks: BTreeMap<TableId, Desk>,
+    /// How changes are taken of the tables in this load.
+    courses: BTreeMap<TableId, Course>,
 }
 
 impl<'a> Filler<'a> {
@@ -144,6 +147,7 @@ impl<'a> Filler<'a> {
             care,
             judged: false,
             desks: BTreeMap::new(),
+            courses: BTreeMap::new(),
         }
     }
 
@@ -172,7 +176,7 @@ impl<'a> Filler<'a> {
             Some(Window { judge: Some(judge), settled, .. }) => {
                 Some(decisions(*judge, *settled, entry, batch)?)
             }
-            _ => None,
+            _ => self.decisions_of_recovery(entry, batch)?,
         };
         self.judged |= decisions.is_some();
         let applied = transactions_of(entry, batch);
@@ -192,6 +196,19 @@ impl<'a> Filler<'a> {
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// What becomes of the changes of a table in recovery; `None` for any other.
+    fn decisions_of_recovery(&mut self, entry: &Entry, batch: &ChangeBatch) -> Result<Option<Vec<Decision>>> {
+        let id = &batch.table.id;
+        if !self.courses.contains_key(id) {
+            self.courses.insert(id.clone(), Course::of(self.attempt, &batch.table)?);
+        }
+        Ok(match self.courses.get(id) {
+            Some(Course::Again) => Some(Course::again(batch.len())),
+            Some(Course::Judged(judge)) => Some(decisions(judge.as_ref(), true, entry, batch)?),
+            Some(Course::AsTheyAre) | None => None,
+        })
     }
 
     /// Writes the open parts to the load.

@@ -3,8 +3,9 @@
 //! Natural batching: while a load is in flight the next one accumulates; when it is done, everything waiting is the next
 //! load, up to a byte target. One loader per run; loads of different lanes follow each other, chunks run beside it.
 
-mod closing;
+pub(crate) mod closing;
 mod fill;
+pub(crate) mod mending;
 mod parts;
 mod pressure;
 mod reread;
@@ -117,6 +118,7 @@ impl Loader {
             worked |= self.step_tables().await?;
             worked |= self.relieve().await?;
             worked |= self.reread_of_main().await?;
+            self.step_mending().await?;
             self.housekeeping().await?;
             if self.is_done().await? {
                 return self.commit_progress().await;
@@ -350,7 +352,7 @@ impl Loader {
     async fn is_done(&mut self) -> Result<bool> {
         let board = &self.attempt.context.board;
         let unfinished = self.apart.keys().any(|id| !board.is_stopped(id));
-        if unfinished || self.parts_due {
+        if unfinished || self.parts_due || self.attempt.is_recovering() {
             return Ok(false);
         }
         self.create_foreign_keys().await?;

@@ -58,7 +58,8 @@ impl Loader {
             self.attempt.table_state(id).is_some_and(|state| match state.phase {
                 TablePhase::Consistent => !self.apart.contains_key(id),
                 TablePhase::Snapshot | TablePhase::Closing => !state.parts.joining.is_empty(),
-                TablePhase::NeedsSnapshot => false,
+                // A recovery looks at them itself.
+                TablePhase::NeedsSnapshot | TablePhase::Recovering => false,
             })
         };
         self.attempt.tables.values().filter(|table| settled(&table.id)).cloned().collect()

@@ -29,7 +29,9 @@ impl Loader {
     pub(crate) async fn reread_of_main(&mut self) -> Result<bool> {
         let tables = self.rows_to_read_again();
         for table in &tables {
-            if let Err(error) = self.reread(table, false).await {
+            // What a recovery is to skip of later changes stands in the ledger.
+            let enters = self.attempt.phase_of(&table.id) == Some(TablePhase::Recovering);
+            if let Err(error) = self.reread(table, enters).await {
                 self.set_apart(error).await?;
             }
         }
@@ -44,12 +46,13 @@ impl Loader {
         let listed =
             |id: &TableId| self.attempt.table_state(id).is_some_and(|state| !state.rereads.is_empty());
         let mut tables = self.attempt.tables_in(TablePhase::Consistent);
+        tables.extend(self.attempt.tables_in(TablePhase::Recovering));
         tables.retain(|table| listed(&table.id) && !self.apart.contains_key(&table.id));
         tables
     }
 
-    /// Reads some listed rows of a table again and loads them.
-    pub(crate) async fn reread(&mut self, table: &Arc<TableSchema>, in_window: bool) -> Result<()> {
+    /// Reads some listed rows of a table again and loads them. `enters`: into the ledger.
+    pub(crate) async fn reread(&mut self, table: &Arc<TableSchema>, enters: bool) -> Result<()> {
         let Some(state) = self.attempt.table_state(&table.id) else { return Ok(()) };
         let keys: Vec<RowKey> = state.rereads.iter().take(KEYS_MAX).cloned().collect();
         let source = Arc::clone(&self.attempt.context.pipeline.source);
@@ -59,12 +62,15 @@ impl Loader {
         let (rows, mark) = self.read_what_was_applied(table, &wanted).await?;
         let n = next_number(&state);
         let mut changes = vec![Change::RemoveReread { table: table.id.clone(), keys: keys.clone() }];
-        if in_window {
+        if enters {
             let range = snapshots.range_of_keys(table, &wanted)?;
             let entry = ChunkEntry { range, mark: mark.0, rows: 0 };
             changes.push(Change::Chunk { table: table.id.clone(), generation: state.generation, n, entry });
         }
-        let lane = if in_window { Lane::Table(table.id.clone()) } else { Lane::Main };
+        let lane = match state.phase {
+            TablePhase::Closing => Lane::Table(table.id.clone()),
+            _ => Lane::Main,
+        };
         self.load_reread(table, &state, n, lane, &keys, &rows, changes).await
     }
 

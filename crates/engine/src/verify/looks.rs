@@ -46,7 +46,8 @@ pub(super) struct Candidate {
 #[derive(Default)]
 pub(super) struct Judged {
     pub(super) drift: Vec<Drifted>,
-    pub(super) undecided: u64,
+    /// Rows that changed at every look.
+    pub(super) undecided: Vec<Candidate>,
     /// Rows that wait as dead letters.
     pub(super) set_aside: u64,
     /// What the two sides have of the first drifted rows, to be shown.
@@ -147,7 +148,7 @@ impl Looks<'_> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        judged.undecided = open.len() as u64;
+        judged.undecided = open;
         Ok(Some(judged))
     }
 

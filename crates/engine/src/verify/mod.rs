@@ -12,6 +12,7 @@
 //! | `watch` | which rows the loader touches, and how far it has come |
 //! | `looks` | when a difference counts, and why |
 //! | `table` | one table from scan to repair |
+//! | `recovery` | tables that have lost changes |
 //! | `report` | what was found |
 //!
 //! A verification is a task of an attempt, beside the loader. It reads through connectors of its own, so that nothing it
@@ -19,6 +20,7 @@
 
 mod asks;
 mod looks;
+mod recovery;
 mod report;
 mod table;
 mod watch;
@@ -78,7 +80,23 @@ pub struct Verify {
     pub ask: Ask,
     /// Where others ask.
     pub asks: Arc<Asks>,
-    /// Reads the source, apart from the pipeline's own reads.
+    /// What it reads.
+    pub sides: Sides,
+}
+
+/// That tables which have lost changes are compared and repaired.
+#[derive(Clone)]
+pub struct Recover {
+    /// How much a repair may change; it is asked before the first row of a table.
+    pub guard: Guard,
+    /// What it reads.
+    pub sides: Sides,
+}
+
+/// Both ends of a pipeline as a verification reads them, apart from the pipeline's own reads.
+#[derive(Clone)]
+pub struct Sides {
+    /// Reads the source.
     pub source: Arc<dyn Source>,
     /// Reads the destination.
     pub destination: Arc<dyn Source>,
@@ -100,10 +118,11 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Verifies as the pipeline says, until `stop` or until it is done.
+/// Recovers what has lost changes, then verifies as the pipeline says, until `stop` or until it is done.
 pub(crate) async fn run(attempt: Arc<Attempt>, stop: CancellationToken) -> Result<()> {
-    let Some(verify) = attempt.context.pipeline.verify.clone() else { return Ok(()) };
     let verifying = async {
+        recovery::run(&attempt).await?;
+        let Some(verify) = attempt.context.pipeline.verify.clone() else { return Ok(()) };
         match verify.when {
             When::Once => once(&attempt, &verify).await,
             When::Every(every) => while_following(&attempt, &verify, Some(every)).await,
@@ -214,7 +233,8 @@ async fn verify_tables(attempt: &Attempt, verify: &Verify, ask: &Ask) -> Result<
     if asked.is_empty() {
         return Err(Error::configuration("no table of the pipeline is asked for").into());
     }
-    let pairings = pairings(attempt, verify, &is_asked).await?;
+    let is_wanted = |id: &TableId| is_asked(id) && skip(attempt, id).is_none();
+    let pairings = pairings(attempt, &verify.sides, &is_wanted).await?;
     let mut tables = Vec::with_capacity(asked.len());
     for table in asked {
         tables.push(match (skip(attempt, &table.id), pairings.get(&table.id)) {
@@ -228,14 +248,13 @@ async fn verify_tables(attempt: &Attempt, verify: &Verify, ask: &Ask) -> Result<
 
 async fn pairings(
     attempt: &Attempt,
-    verify: &Verify,
-    is_asked: &impl Fn(&TableId) -> bool,
+    sides: &Sides,
+    is_wanted: &impl Fn(&TableId) -> bool,
 ) -> Result<BTreeMap<TableId, Pairing>> {
     let pipeline = &attempt.context.pipeline;
-    let is_wanted = |id: &TableId| is_asked(id) && skip(attempt, id).is_none();
     let found = diff::pair_some(
-        &verify.source,
-        &verify.destination,
+        &sides.source,
+        &sides.destination,
         &pipeline.selection,
         &pipeline.schema_map,
         is_wanted,
@@ -248,6 +267,7 @@ fn skip(attempt: &Attempt, table: &TableId) -> Option<&'static str> {
     match attempt.phase_of(table) {
         _ if attempt.context.board.is_stopped(table) => Some("it has stopped"),
         Some(TablePhase::NeedsSnapshot) => Some("it needs a new snapshot"),
+        Some(TablePhase::Recovering) => Some("it is being recovered"),
         Some(TablePhase::Consistent) if attempt.is_in_main_lane(table) => None,
         _ => Some("its snapshot is not finished"),
     }

@@ -42,6 +42,9 @@ pub struct TableVerified {
     pub set_aside: u64,
     /// Of the drift, rows that were read again and are equal now.
     pub repaired: u64,
+    /// Whether it was recovered: its drift is what a gap had left, and all of it was read again.
+    #[serde(default)]
+    pub recovered: bool,
     /// Why nothing was repaired, though that was asked for.
     pub refused: Option<String>,
     /// Why it was not verified.
@@ -65,6 +68,7 @@ impl TableVerified {
             undecided: 0,
             set_aside: 0,
             repaired: 0,
+            recovered: false,
             refused: None,
             skipped: None,
             samples: Vec::new(),
@@ -79,9 +83,7 @@ impl TableVerified {
     /// Differing rows that are still there.
     #[must_use]
     pub fn left_over(&self) -> u64 {
-        let drift = self.drift;
-        let rows = drift.missing + drift.surplus + drift.changed + drift.repeated;
-        rows.saturating_sub(self.repaired) + self.too_many.unwrap_or(0)
+        self.drift.rows().saturating_sub(self.repaired) + self.too_many.unwrap_or(0)
     }
 }
 

@@ -17,9 +17,9 @@ use super::looks::{Candidate, Judged, Looks};
 use super::{Ask, TableVerified, Trouble, Verify};
 
 /// Rows repaired before the next ones are listed.
-const REPAIRED_TOGETHER: usize = 1000;
+pub(super) const REPAIRED_TOGETHER: usize = 1000;
 /// How often it is looked whether listed rows have been read again.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const WENT_APART: &str = "it left the main lane while it was looked at";
 
@@ -31,8 +31,9 @@ pub(super) async fn verify(
     pairing: &Pairing,
     table: &Arc<TableSchema>,
 ) -> Result<TableVerified, Trouble> {
+    let sides = &verify.sides;
     let comparison =
-        Comparison::live(pairing, &verify.source, &verify.destination, &verify.hash_key, verify.readers);
+        Comparison::live(pairing, &sides.source, &sides.destination, &sides.hash_key, sides.readers);
     let looks = Looks { attempt, comparison: &comparison, table, samples_max: ask.samples_max };
     let mut report = TableVerified {
         key: pairing.columns[..pairing.key_columns].iter().map(|column| column.name.clone()).collect(),
@@ -55,7 +56,7 @@ pub(super) async fn verify(
         return Ok(TableVerified::skipped(&table.id, WENT_APART));
     };
     report.drift = judged.counts();
-    report.undecided = judged.undecided + beyond;
+    report.undecided = judged.undecided.len() as u64 + beyond;
     report.set_aside = judged.set_aside;
     report.samples = comparison.differences(&judged.source, &judged.destination)?;
     if judged.drift.is_empty() {
@@ -76,14 +77,14 @@ pub(super) async fn verify(
     Ok(report)
 }
 
-fn scanned(report: &mut TableVerified, found: &Found) {
+pub(super) fn scanned(report: &mut TableVerified, found: &Found) {
     (report.rows_source, report.rows_destination) = (found.left.rows, found.right.rows);
     report.candidates = found.difference.rows();
     report.too_many = found.too_many;
 }
 
 /// Scans both sides. A difference too large to name may be lag: it is looked for once more.
-async fn scan(looks: &Looks<'_>) -> Result<Found> {
+pub(super) async fn scan(looks: &Looks<'_>) -> Result<Found> {
     looks.pass_end().await?;
     let found = looks.comparison.find().await?;
     if found.too_many.is_none() {
@@ -116,7 +117,7 @@ async fn by_scan(looks: &Looks<'_>, mut report: TableVerified, ask: &Ask) -> Res
 }
 
 /// Whether rows may have come or gone with a part of the table, without a word in the log, and nobody has noticed yet.
-async fn parts_have_changed(attempt: &Attempt, table: &TableSchema) -> Result<bool> {
+pub(super) async fn parts_have_changed(attempt: &Attempt, table: &TableSchema) -> Result<bool> {
     let Some(state) = attempt.table_state(&table.id).filter(|state| !state.parts.known.is_empty()) else {
         return Ok(false);
     };
@@ -140,7 +141,7 @@ async fn repair(looks: &Looks<'_>, judged: Judged) -> Result<u64, Trouble> {
 }
 
 /// Lists rows to be read again, and waits until the loader has done so.
-async fn reread(looks: &Looks<'_>, keys: Vec<RowKey>) -> Result<(), Trouble> {
+pub(super) async fn reread(looks: &Looks<'_>, keys: Vec<RowKey>) -> Result<(), Trouble> {
     let (attempt, table) = (looks.attempt, &looks.table.id);
     let listed = Change::AddReread { table: table.clone(), keys: keys.clone() };
     attempt.commit_changes(Lane::Main, vec![listed]).await.map_err(Trouble::Writing)?;

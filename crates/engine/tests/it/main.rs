@@ -3,6 +3,7 @@
 mod faults;
 mod letters;
 mod plain;
+mod recovery;
 mod seeds;
 mod stops;
 mod support;

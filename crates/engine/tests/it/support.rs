@@ -112,6 +112,7 @@ pub(crate) fn pipeline(
             ..RetryPolicy::default()
         },
         verify: None,
+        recover: None,
     }
 }
 

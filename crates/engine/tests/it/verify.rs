@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use syncline_engine::diff::Guard;
 use syncline_engine::diff::sketches::HashKey;
-use syncline_engine::{Ask, Pipeline, TableVerified, Verified, Verify, When};
+use syncline_engine::{Ask, Pipeline, Sides, TableVerified, Verified, Verify, When};
 use syncline_testkit::memory::{MemoryDestination, MemorySource, Random, Row, assert_equal, text};
 
 use crate::support::{Shop, key, pipeline, run};
@@ -26,16 +26,23 @@ fn half() -> Guard {
     guard
 }
 
+/// Reads both ends, apart from the pipeline.
+pub(crate) fn sides(shop: &Shop, destination: &MemoryDestination) -> Sides {
+    Sides {
+        source: Arc::new(MemorySource::new(&shop.database).with_rows_per_chunk(20)),
+        destination: Arc::new(destination.reader()),
+        readers: 2,
+        hash_key: HashKey::new([7; 32]),
+    }
+}
+
 fn verified(shop: &Shop, destination: &MemoryDestination, dir: &std::path::Path, repair: bool) -> Pipeline {
     let mut pipeline = pipeline(MemorySource::new(&shop.database), destination, dir);
     pipeline.verify = Some(Verify {
         when: When::Once,
         ask: Ask { tables: Vec::new(), repair: repair.then(half), samples_max: 1000 },
         asks: Arc::default(),
-        source: Arc::new(MemorySource::new(&shop.database).with_rows_per_chunk(20)),
-        destination: Arc::new(destination.reader()),
-        readers: 2,
-        hash_key: HashKey::new([7; 32]),
+        sides: sides(shop, destination),
     });
     pipeline
 }
@@ -51,7 +58,7 @@ async fn verify(
 
 /// Writers that move keys, exchange rows, truncate nothing, and whose commits now and then are in the log long before
 /// they are visible.
-fn write(shop: &Arc<Shop>, seed: u64, writing: &Arc<AtomicBool>) -> tokio::task::JoinHandle<u64> {
+pub(crate) fn write(shop: &Arc<Shop>, seed: u64, writing: &Arc<AtomicBool>) -> tokio::task::JoinHandle<u64> {
     let (shop, writing) = (Arc::clone(shop), Arc::clone(writing));
     tokio::task::spawn_blocking(move || {
         let mut random = Random::new(seed);
@@ -146,7 +153,7 @@ async fn what_is_applied_and_not_yet_visible_is_undecided() {
             });
         });
     });
-    verified.verify.as_mut().unwrap().source = Arc::new(source);
+    verified.verify.as_mut().unwrap().sides.source = Arc::new(source);
     let found = run(verified).await.unwrap().verified.unwrap();
     for (table, undecided) in [(&shop.items, 0), (&shop.pairs, 1), (&shop.notes, 0)] {
         let table = of(&found, table);

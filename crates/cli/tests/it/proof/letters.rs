@@ -6,7 +6,7 @@ use serde_json::Value;
 use syncline_testkit::compare::postgres::Comparison;
 use syncline_testkit::compare::sqlite;
 
-use super::pair::{NAME, Pair, SHOP};
+use super::pair::{COPY, NAME, Pair, SHOP};
 use crate::process::{EndsWith, Room};
 
 /// `big` stands outside its row, so an update that leaves it alone does not carry it.
@@ -85,6 +85,35 @@ async fn trap_25_of_ten_thousand_changes_exactly_the_three_at_fault_are_set_asid
     let retried = pair.room.run(&["dead-letters", "retry", NAME]).ends_with(1);
     assert!(retried.stdout.contains("0 dead letters loaded, 3 refused again"), "{retried:?}");
     assert_eq!(letters(&pair.room).len(), 3);
+    assert_mends(&pair).await;
+}
+
+/// A verification tells them from drift, and a repair beside the stream, which could only overtake them, is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_no_drift_and_are_not_overtaken_by_a_repair() {
+    let Some(pair) = refusing().await else { return };
+    pair.source.execute(SHOP, "UPDATE item SET note = 'bad' WHERE id IN (1, 2)").await;
+    pair.run_well(&[]);
+    pair.ask_destination("UPDATE item SET note = 'drift' WHERE id = 3");
+    let verify = |more: &[&str]| pair.room.run(&[&["verify", NAME, "--output", "json"], more].concat());
+    let found = |stdout: &str| {
+        let lines = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut tables = lines.filter(|line| line["verified"]["table"]["name"] == "item");
+        let table = tables.next().unwrap()["verified"].clone();
+        (table["drift"]["changed"].clone(), table["set_aside"].clone(), table["repaired"].clone())
+    };
+    assert_eq!(found(&verify(&[]).ends_with(3).stdout), (1.into(), 2.into(), 0.into()));
+    assert_eq!(found(&verify(&["--repair"]).ends_with(0).stdout), (1.into(), 2.into(), 1.into()));
+    assert_eq!(found(&verify(&[]).ends_with(0).stdout), (0.into(), 2.into(), 0.into()));
+    let urls = [pair.source.url(SHOP), pair.destination.url(COPY)];
+    let refused = pair.room.run(&["diff", &urls[0], &urls[1], "--repair"]).ends_with(2);
+    let told = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(told.contains("set aside as dead letters") && told.contains("dead-letters list"), "{told}");
+    assert_eq!(
+        pair.ask_destination("SELECT note FROM item WHERE id <= 3 ORDER BY id"),
+        "note 1\nnote 2\nnote 3"
+    );
+    assert_eq!(letters(&pair.room).len(), 2);
     assert_mends(&pair).await;
 }
 

@@ -11,6 +11,7 @@
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
 //! | `diff` | what differs is found, and nothing else |
+//! | `recovery` | changes that were lost are found by a comparison and repaired, under writers and SIGKILL |
 //! | `repair` | what differs is written, as far as the guard lets pass |
 //! | `incremental` | tables kept equal by a version column alone |
 //! | `circle` | two pipelines over the same table come to rest |
@@ -34,6 +35,7 @@ mod plain;
 mod plain_sqlite;
 mod plain_tables;
 mod queries;
+mod recovery;
 mod refusals;
 mod repair;
 mod verify;

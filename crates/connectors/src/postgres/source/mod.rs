@@ -32,7 +32,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema, Versions,
+    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams,
+    TableSchema, Versions,
 };
 
 use super::url::Address;

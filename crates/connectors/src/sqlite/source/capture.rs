@@ -19,7 +19,9 @@
 //!
 //! # Lost
 //! A table that was recreated, altered or left the pipeline for a while has changes that nobody logged. It is marked lost,
-//! durably, and stays so until the pipeline is dropped.
+//! durably. The pipeline hears of it before its next stream is opened ([`whole`]), which captures the table anew.
+
+mod holes;
 
 use std::collections::BTreeSet;
 
@@ -32,13 +34,16 @@ use super::super::quote::{ident, literal};
 use super::super::value::{our_number, sql_number};
 use super::page::verified;
 
+use holes::check_known;
+pub(super) use holes::whole;
+
 /// Milliseconds since 1970. `unixepoch` would read better, but is unknown to an application's older SQLite.
 const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)";
 
 const META: &str = "_syncline_meta";
 const CAPTURED: &str = "_syncline_captured";
-const LOST_REMEDY: &str =
-    "drop the pipeline with `syncline drop NAME` and sync it anew with --prepare recreate";
+const LOST_REMEDY: &str = "run again with --recover diff, which compares and repairs it, or with --prepare truncate, which reads it again; or \
+                           start over: `syncline drop NAME`, then sync with --prepare recreate";
 
 /// The name of a pipeline's log.
 pub(super) fn log_table(pipeline: &PipelineName) -> String {
@@ -81,7 +86,8 @@ pub(super) fn install(conn: &mut Connection, request: &StreamRequest) -> Result<
     }
     for table in &request.tables {
         if !known.iter().any(|known| known.name == table.id.name) {
-            add(&transaction, &request.pipeline, table)?;
+            let number = next_number(&transaction, &request.pipeline)?;
+            add(&transaction, &request.pipeline, table, number)?;
         }
     }
     let log = read_log(&transaction, &request.pipeline, created)?;
@@ -127,7 +133,7 @@ fn make_tables(conn: &Connection, request: &StreamRequest) -> Result<bool> {
     match (created, columns.is_empty()) {
         (false, true) => {
             return Err(
-                Error::conflict(format!("the log {log} of this pipeline is gone")).with_remedy(LOST_REMEDY)
+                Error::conflict(format!("the log {log} of this pipeline is gone")).with_changes_missing()
             );
         }
         (true, false) => {
@@ -155,7 +161,7 @@ fn read_log(conn: &Connection, pipeline: &PipelineName, created: bool) -> Result
     let found = find_log(conn, pipeline)?;
     found
         .map(|log| Log { created, ..log })
-        .ok_or_else(|| Error::conflict("the pipeline's log is gone").with_remedy(LOST_REMEDY))
+        .ok_or_else(|| Error::conflict("the pipeline's log is gone").with_changes_missing())
 }
 
 /// A pipeline's log, if the file has one.
@@ -243,26 +249,14 @@ fn uniques(table: &Table) -> BTreeSet<String> {
     table.unique.iter().map(super::super::unique::UniqueIndex::signature).collect()
 }
 
-fn check_known(conn: &Connection, request: &StreamRequest, table: &Captured) -> Result<()> {
-    if table.lost.is_some() {
-        return Ok(());
-    }
-    let why = match hole(conn, &request.pipeline, table)? {
-        Some(why) => why,
-        None if request.tables.iter().any(|wanted| wanted.id.name == table.name) => return Ok(()),
-        None => "it was left out of the pipeline for a while".to_owned(),
-    };
-    drop_triggers(conn, &request.pipeline, Some(table.number))?;
-    let sql = format!("UPDATE {CAPTURED} SET lost = ?3 WHERE pipeline = ?1 AND number = ?2");
-    conn.execute(&sql, (request.pipeline.as_str(), table.number, why)).during("marking a table as lost")?;
-    Ok(())
+fn next_number(conn: &Connection, pipeline: &PipelineName) -> Result<i64> {
+    let sql = format!("SELECT 1 + coalesce(max(number), 0) FROM {CAPTURED} WHERE pipeline = ?1");
+    conn.query_row(&sql, [pipeline.as_str()], |row| row.get(0)).during("numbering a table")
 }
 
-fn add(conn: &Connection, pipeline: &PipelineName, table: &TableSchema) -> Result<()> {
+fn add(conn: &Connection, pipeline: &PipelineName, table: &TableSchema, number: i64) -> Result<()> {
     let doing = "installing the capture triggers";
     let found = verified(conn, table)?;
-    let sql = format!("SELECT 1 + coalesce(max(number), 0) FROM {CAPTURED} WHERE pipeline = ?1");
-    let number: i64 = conn.query_row(&sql, [pipeline.as_str()], |row| row.get(0)).during(doing)?;
     for (_, sql) in triggers(&found, pipeline, number) {
         conn.execute(&sql, []).during(doing).map_err(|error| error.with_table(&table.id))?;
     }

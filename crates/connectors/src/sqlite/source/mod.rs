@@ -29,7 +29,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableSchema, Versions,
+    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams,
+    TableSchema, Versions,
 };
 
 use super::connect::{Shared, blocking, open_reader};

@@ -192,8 +192,9 @@ impl LogReader {
             return Ok(());
         }
         if capture::find_log(&self.conn, &self.pipeline)?.is_none() {
-            return Err(Error::conflict("the pipeline's log was dropped while it was read")
-                .with_remedy("drop the pipeline with `syncline drop NAME` and sync it anew"));
+            return Err(
+                Error::conflict("the pipeline's log was dropped while it was read").with_changes_missing()
+            );
         }
         for captured in capture::captured(&self.conn, &self.pipeline)? {
             let Some(watched) = self.tables.get_mut(&captured.number) else { continue };

@@ -9,6 +9,7 @@
 //! What was acknowledged is pruned by a task of its own, at most once a second, in steps of a few milliseconds, so that
 //! it also happens while nobody asks for the next event. When the stream is dropped the task prunes once more and ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,10 +17,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use syncline_core::{
     ChangeStream, Error, Origin, PipelineName, Position, Result, Retained, StreamEvent, StreamRequest,
-    Streams, failpoint,
+    Streams, TableId, failpoint,
 };
 use tokio::sync::watch;
 
+use super::super::MAIN;
 use super::super::connect::{Shared, blocking, open_reader, open_writer};
 use super::read::LogReader;
 use super::{SqliteSource, capture};
@@ -49,6 +51,13 @@ impl Streams for SqliteSource {
             identity: format!("sqlite:{}", log.identity),
             barrier: String::new(),
         })
+    }
+
+    async fn captured(&self, pipeline: &PipelineName) -> Result<Option<BTreeSet<TableId>>> {
+        let (path, pipeline) = (self.path.clone(), pipeline.clone());
+        let whole =
+            blocking(move || if path.exists() { capture::whole(&path, &pipeline) } else { Ok(None) }).await?;
+        Ok(whole.map(|names| names.iter().map(|name| TableId::new(MAIN, name.as_str())).collect()))
     }
 
     /// One writer at a time: whoever wrote before the triggers were there had committed.
@@ -127,9 +136,7 @@ fn number(position: &Position) -> Result<u64> {
 }
 
 fn gone(what: &str) -> Error {
-    Error::conflict(what).with_remedy(
-        "changes are missing: drop the pipeline with `syncline drop NAME` and sync it anew with --prepare recreate",
-    )
+    Error::conflict(what).with_changes_missing()
 }
 
 /// A stream over one log.

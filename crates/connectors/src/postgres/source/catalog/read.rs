@@ -64,7 +64,7 @@ pub(super) async fn relation_of(session: &Session, query: &Query) -> Result<Rela
     session.batch_execute("ROLLBACK").await.map_err(failed)?;
     let prepared = prepared.map_err(failed)?;
     let oids: Vec<u32> = prepared.columns().iter().map(|column| column.type_().oid()).collect();
-    let modifiers: Vec<i32> = prepared.columns().iter().map(|column| column.type_modifier()).collect();
+    let modifiers: Vec<i32> = prepared.columns().iter().map(tokio_postgres::Column::type_modifier).collect();
     let sql = "SELECT format_type(oid, modifier)
                FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS types(oid, modifier, place) ORDER BY place";
     let types = session.query(sql, &[&oids, &modifiers]).await.map_err(failed)?;

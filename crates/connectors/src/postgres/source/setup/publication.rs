@@ -50,9 +50,7 @@ pub(super) async fn ensure(
     let Some(found) = session.query_opt(sql, &[&name]).await.map_err(failed)? else {
         if slot_exists {
             return Err(Error::conflict(format!("publication {name} is gone while its slot is still there"))
-                .with_remedy(
-                    "run `syncline drop` for this pipeline, then start it again with a new snapshot",
-                ));
+                .with_changes_missing());
         }
         let statement = format!(
             "CREATE PUBLICATION {} {} WITH (publish_via_partition_root = true)",

@@ -59,12 +59,10 @@ impl Slot {
         }
         if self.lost {
             return Err(Error::conflict(format!(
-                "slot {name} has lost its log, and with it changes that were not read"
+                "slot {name} has lost its log, and with it changes that were not read (max_slot_wal_keep_size at the \
+                 source says how far a slot may stay behind)"
             ))
-            .with_remedy(
-                "run `syncline drop` for this pipeline, then start it again with a new snapshot; \
-                     max_slot_wal_keep_size at the source says how long a slot may be left behind",
-            ));
+            .with_changes_missing());
         }
         if let Some(confirmed) = self.confirmed {
             return confirmed.parse().map(Some);

@@ -93,20 +93,19 @@ pub(super) async fn open(
 /// A stream that begins before what the slot still has would skip changes in silence; one that begins after the end of
 /// the log stands on another log.
 fn check_position(from: Lsn, state: &SlotState, sizes: PageSizes) -> Result<()> {
-    let new_snapshot = "run `syncline drop` for this pipeline, then start it again with a new snapshot";
     if from < state.confirmed {
         let message = format!(
             "the stream is to begin at {from}, but the source was told that it may forget everything up to {}",
             state.confirmed
         );
-        return Err(Error::conflict(message).with_remedy(new_snapshot));
+        return Err(Error::conflict(message).with_changes_missing());
     }
     if sizes.before_header(from) > state.flushed {
         let message = format!(
             "the stream is to begin at {from}, but the source's log ends at {}: it was restored or failed over",
             state.flushed
         );
-        return Err(Error::conflict(message).with_remedy(new_snapshot));
+        return Err(Error::conflict(message).with_changes_missing());
     }
     Ok(())
 }

@@ -94,8 +94,7 @@ pub(super) fn check_warning(body: &[u8]) -> Result<()> {
 
 /// What was there when the stream began is gone: changes are missing.
 pub(super) fn gone(what: &str) -> Error {
-    Error::conflict(format!("{what}, and with it changes that were not read yet"))
-        .with_remedy("run `syncline drop` for this pipeline, then start it again with a new snapshot")
+    Error::conflict(format!("{what}, and with it changes that were not read yet")).with_changes_missing()
 }
 
 /// Moves the slot to exactly `upto`. Everything before it must be durable.
