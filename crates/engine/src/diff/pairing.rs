@@ -271,7 +271,16 @@ mod tests {
         use Carriage::{Native, NativeText};
         let decimal =
             |precision, carriage| table(&[("n", DataType::Decimal { precision, scale: 2 }, carriage)], &[]);
-        assert!(native(&decimal(10, Native), &decimal(12, Native)).is_some());
+        let of_type = |name: &str| {
+            let mut table = decimal(10, Native);
+            table.columns[0].native_type = name.to_owned();
+            table
+        };
+        assert!(native(&of_type("numeric(10,2)"), &of_type("numeric(10,2)")).is_some());
+        assert!(
+            native(&of_type("numeric(10,2)"), &of_type("numeric(12,4)")).is_none(),
+            "1.5 is stored as 1.5000"
+        );
         assert!(native(&decimal(10, Native), &decimal(10, NativeText)).is_none());
         let int = |bits| table(&[("n", DataType::Int(bits), Native)], &[]);
         assert!(native(&int(32), &int(64)).is_none());

@@ -10,7 +10,7 @@ use crate::letters;
 
 /// Before a batch that failed for no fault of its rows is tried again in halves.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often in one run a batch may fail as a whole.
+/// How often a batch may fail as a whole before one goes well.
 const FAILURES_MAX: u32 = 8;
 /// Keys whose rows are read at once: at first, and at most.
 const KEYS_AT_FIRST: usize = 100;
@@ -54,6 +54,7 @@ impl Sending<'_> {
                 Ok(()) => {
                     let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                     self.memory.costs.went_well(bytes, micros);
+                    self.failures = 0;
                     self.memory.far = None;
                     self.done.sent += count as u64;
                     let sent = &batch.keys[from..from + count];
