@@ -67,6 +67,9 @@ async fn open_under_lock(
         return Err(Error::configuration(format!("pipeline {} has a stream", context.pipeline.name))
             .with_remedy("give the snapshot another --name, or leave out --mode snapshot"));
     }
+    if was_only_copied(mode, &checkpoint) && context.pipeline.prepare.is_none() {
+        return Err(gap("its tables were copied without a stream, and nobody knows what changed since"));
+    }
     let origin = match context.pipeline.source.streams().filter(|_| mode.streams()) {
         Some(streams) => {
             mark_holes(context, session, streams, tables, &mut checkpoint).await?;
@@ -86,6 +89,12 @@ async fn open_under_lock(
     }
     show_tables(&attempt);
     Ok(attempt)
+}
+
+/// Whether a stream is to follow a snapshot that was made without one: what changed in between is in no log of ours. Who asks
+/// for the stream alone says that the tables are equal now.
+fn was_only_copied(mode: Mode, checkpoint: &Checkpoint) -> bool {
+    mode.streams() && mode.snapshots() && checkpoint.lanes.is_empty() && !checkpoint.tables.is_empty()
 }
 
 async fn discover(context: &Context) -> Result<BTreeMap<TableId, Arc<TableSchema>>> {
@@ -258,7 +267,8 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
     // Where the main lane stands, also for a table it never had: a renamed one is captured before we know it, so its
     // changes may be in the log from there on. Its chunks, read after everything that ran at the opening, have seen them.
     let begin = main.or_else(|| attempt.origin.as_ref().map(|origin| origin.confirmed.clone()));
-    let again = snapshot_again(attempt);
+    let again =
+        snapshot_again(attempt) || was_only_copied(attempt.context.pipeline.mode, &attempt.checkpoint());
     let mut begun = Vec::new();
     for table in attempt.tables.values() {
         match attempt.table_state(&table.id) {

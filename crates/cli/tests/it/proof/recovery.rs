@@ -348,3 +348,27 @@ mod killed {
         survives("recovery_indexed", 16).await;
     }
 }
+
+/// What changed after a copy that was made without a stream is in no log of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_not_streamed_on_as_if_nothing_had_changed() {
+    let Some(pair) = Pair::start().await else { return };
+    pair.source.execute(SHOP, QUIET).await;
+    pair.run_well(&["--mode", "snapshot"]);
+    pair.source.execute(SHOP, IN_THE_GAP).await;
+    let refused = pair.run(&[]).ends_with(1);
+    assert!(refused.stderr.contains("copied without a stream"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--recover diff"), "{}", refused.stderr);
+    pair.assert_nothing_at_source();
+    pair.run_well(&["--recover", "diff"]);
+    pair.assert_same().await;
+    pair.source.execute(SHOP, "DELETE FROM quiet WHERE id < 50").await;
+    pair.run_well(&[]);
+    pair.assert_same().await;
+    // Or it is read again.
+    pair.drop_pipeline();
+    pair.run_well(&["--mode", "snapshot", "--prepare", "truncate"]);
+    pair.source.execute(SHOP, "UPDATE quiet SET body = 'later' WHERE id = 60").await;
+    pair.run_well(&["--prepare", "truncate"]);
+    pair.assert_same().await;
+}
