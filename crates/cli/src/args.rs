@@ -202,8 +202,8 @@ pub(crate) struct PipelineArgs {
     /// Only copy what is there, only stream changes, or do without a log [default: copy, then stream].
     #[arg(long, value_name = "MODE", conflicts_with = "config")]
     pub(crate) mode: Option<ModeChoice>,
-    /// With --mode incremental: the column that grows with every change of a row, for all tables or as schema.table.column; may be
-    /// repeated.
+    /// With --mode incremental: the column that grows with every change of a row, over the whole table, for all tables or as
+    /// schema.table.column; may be repeated.
     #[arg(long, value_name = "COLUMN", conflicts_with = "config")]
     pub(crate) version_column: Vec<String>,
     /// With --mode incremental and --follow: from the end of one look at the source to the next [default: 60s].

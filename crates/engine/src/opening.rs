@@ -10,7 +10,7 @@ use syncline_core::error::Context as _;
 use syncline_core::{
     Change, Checkpoint, Delta, DestinationSession, Error, ErrorKind, Finding, FinishStep, Lane, LoadIdentity,
     LoadKind, Origin, Part, Position, Prepare, Result, Severity, Standing, StreamRequest, Streams, TableId,
-    TablePhase, TableSchema,
+    TablePhase, TableSchema, TableState,
 };
 use syncline_journal::{Journal, Options};
 
@@ -67,7 +67,11 @@ async fn open_under_lock(
         return Err(Error::configuration(format!("pipeline {} has a stream", context.pipeline.name))
             .with_remedy("give the snapshot another --name, or leave out --mode snapshot"));
     }
-    if was_only_copied(mode, &checkpoint) && context.pipeline.prepare.is_none() {
+    let holds_rows = |state: &TableState| state.phase != TablePhase::Snapshot || !state.chunks.is_empty();
+    if had_no_stream(mode, &checkpoint)
+        && checkpoint.tables.values().any(holds_rows)
+        && context.pipeline.prepare.is_none()
+    {
         return Err(gap("its tables were copied without a stream, and nobody knows what changed since"));
     }
     let origin = match context.pipeline.source.streams().filter(|_| mode.streams()) {
@@ -93,7 +97,7 @@ async fn open_under_lock(
 
 /// Whether a stream is to follow a snapshot that was made without one: what changed in between is in no log of ours. Who asks
 /// for the stream alone says that the tables are equal now.
-fn was_only_copied(mode: Mode, checkpoint: &Checkpoint) -> bool {
+fn had_no_stream(mode: Mode, checkpoint: &Checkpoint) -> bool {
     mode.streams() && mode.snapshots() && checkpoint.lanes.is_empty() && !checkpoint.tables.is_empty()
 }
 
@@ -268,7 +272,7 @@ async fn bring_in_tables(attempt: &Attempt) -> Result<()> {
     // changes may be in the log from there on. Its chunks, read after everything that ran at the opening, have seen them.
     let begin = main.or_else(|| attempt.origin.as_ref().map(|origin| origin.confirmed.clone()));
     let again =
-        snapshot_again(attempt) || was_only_copied(attempt.context.pipeline.mode, &attempt.checkpoint());
+        snapshot_again(attempt) || had_no_stream(attempt.context.pipeline.mode, &attempt.checkpoint());
     let mut begun = Vec::new();
     for table in attempt.tables.values() {
         match attempt.table_state(&table.id) {

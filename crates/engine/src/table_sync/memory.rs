@@ -11,6 +11,8 @@ use super::cost::Costs;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
+    /// What it is the memory of: both sides and the table as they were. Of anything else it says nothing.
+    pub of: String,
     /// The far side's state as it was last known.
     pub far: Option<ReplicaState>,
     /// The last row that was sent in the order of versions.
@@ -43,6 +45,12 @@ pub struct RefusedRow {
 }
 
 impl Memory {
+    /// This memory, if it is of the same; else none.
+    #[must_use]
+    pub fn if_of(self, of: &str) -> Self {
+        if self.of == of { self } else { Self { of: of.to_owned(), ..Self::default() } }
+    }
+
     /// The place after which rows are sent, if it is still of use: the far side has come just so far.
     pub(super) fn place(&self, far_max: Option<Version>) -> Option<VersionPlace> {
         let (version, key) = self.sent.as_ref().filter(|(version, _)| Some(*version) == far_max)?;

@@ -233,7 +233,7 @@ async fn one(
 ) -> Result<Passed> {
     let table = &alone.table;
     let kept = Kept { sync, table: &table.id };
-    let mut memory = kept.read()?;
+    let mut memory = kept.read()?.if_of(&subject(sync, table, alone.column));
     let of_table = |error: Error| match error.table() {
         Some(_) => error,
         None if matches!(error.kind(), ErrorKind::Configuration | ErrorKind::Data) => {
@@ -259,6 +259,20 @@ async fn one(
     let far = far.as_mut().ok_or_else(|| Error::bug("a far side that was not opened"))?;
     let (near, replica) = far.pair(sync, table, alone.column).await?;
     pass(near.as_ref(), &replica, &mut memory, &kept, &sync.limits).await.map_err(of_table)
+}
+
+/// Between what is kept equal: another destination, or a table that has changed its columns, is not what was known last.
+fn subject(sync: &TableSync, table: &TableSchema, column: usize) -> String {
+    let columns: Vec<String> =
+        table.columns.iter().map(|column| format!("{:?} {}", column.name, column.native_type)).collect();
+    format!(
+        "{} → {} {}: {}; key {:?}, version {column}",
+        sync.pipeline.source.address(),
+        sync.destination.address(),
+        sync.pipeline.schema_map.map(&table.id),
+        columns.join(", "),
+        table.row_key,
+    )
 }
 
 /// What is remembered of one table.

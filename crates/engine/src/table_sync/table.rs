@@ -18,6 +18,8 @@ use crate::diff::{Counts, Exceeded, Guard};
 
 /// Rows that a page has at most, whatever its bytes.
 const PAGE_ROWS_MAX: usize = 20_000;
+/// Rows of the first page: of large ones, too many would be read for nothing.
+const PAGE_ROWS_AT_FIRST: usize = 1000;
 /// Keys that one delete names.
 const DELETE_KEYS_MAX: usize = 5_000;
 /// Passes without a comparison while rows wait for older transactions.
@@ -261,10 +263,14 @@ impl Sending<'_> {
         };
         let to = seen.upto.min(seen.ready.max_version.unwrap_or(seen.upto));
         let range = VersionRange { from, to };
+        let mut rows_max = PAGE_ROWS_AT_FIRST;
         loop {
             let bytes_max = usize::try_from(self.memory.costs.bytes()).unwrap_or(usize::MAX);
-            let page = VersionPage { range, after: after.as_ref(), rows_max: PAGE_ROWS_MAX, bytes_max };
+            let page = VersionPage { range, after: after.as_ref(), rows_max, bytes_max };
             let batch = self.near.page(&page).await?;
+            // Twice what fits into a page of rows as large as these.
+            let row_bytes = batch.rows.get_array_memory_size() / batch.keys.len().max(1);
+            rows_max = (2 * bytes_max / row_bytes.max(1)).clamp(100, PAGE_ROWS_MAX);
             self.send(&batch).await?;
             if let Some(last) = &batch.last {
                 self.memory.sent = Some((last.version, last.key.clone()));

@@ -124,6 +124,41 @@ async fn the_guard_keeps_surplus_rows_until_a_person_says_so() {
     pair.assert_equal(&Comparison::new()).await;
 }
 
+/// Halving what only the destination has comes to versions below every time that the server knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_old_rows_that_are_gone_are_found_and_deleted() {
+    let Some(pair) = Pair::start().await else { return };
+    let table = "CREATE TABLE old (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), v text);
+        INSERT INTO old SELECT i, now() - (50000 - i) * interval '1 minute', 'v' FROM generate_series(1, 45000) i";
+    pair.source.execute(SHOP, table).await;
+    sync(&pair, &[]).ends_with(0);
+    pair.source.execute(SHOP, "DELETE FROM old WHERE id <= 44000").await;
+    sync(&pair, &[]).ends_with(4);
+    sync(&pair, &["--guard", "deletes=off"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+    pair.source.execute(SHOP, "DELETE FROM old").await;
+    sync(&pair, &["--guard", "deletes=off"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+}
+
+/// What was known of one destination says nothing of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_destination_under_the_same_name_is_not_taken_for_equal() {
+    let Some(pair) = two_tables().await else { return };
+    sync(&pair, &[]).ends_with(0);
+    pair.destination.create_database("other").await;
+    let (source, other) = (pair.source.url(SHOP), pair.destination.url("other"));
+    pair.room.run(&[&["sync", &source, &other, "--name", NAME][..], &MODE].concat()).ends_with(0);
+    assert_eq!(
+        pair.destination.psql("other", "SELECT count(*) FROM item"),
+        pair.ask_source("SELECT count(*) FROM item")
+    );
+    // And a column that came is no reason to say that nothing changed.
+    pair.source.execute(SHOP, "ALTER TABLE item ADD COLUMN more int DEFAULT 7").await;
+    let other = pair.room.run(&[&["sync", &source, &other, "--name", NAME][..], &MODE].concat());
+    assert_ne!(other.code(), Some(0), "{other:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_row_is_a_dead_letter_and_comes_when_it_may() {
     let Some(pair) = two_tables().await else { return };

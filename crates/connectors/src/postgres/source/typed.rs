@@ -230,11 +230,6 @@ pub(super) fn key_text(column: &ArrayRef, row: usize) -> Result<Option<Vec<u8>>>
     if column.is_null(row) {
         return Ok(None);
     }
-    let instant = |micros: i64| {
-        let (days, clock) = (micros.div_euclid(DAY_US), micros.rem_euclid(DAY_US));
-        // Interval arithmetic would lose nothing either, but the server reads this form at any date.
-        format!("J{} {}", days + JULIAN_DAY_1970, clock_text(clock))
-    };
     Ok(Some(match column.data_type() {
         ArrowType::Utf8 => column.as_string::<i32>().value(row).as_bytes().to_vec(),
         ArrowType::Binary => format!("\\x{}", to_hex(column.as_binary::<i32>().value(row))).into_bytes(),
@@ -253,10 +248,16 @@ pub(super) fn key_text(column: &ArrayRef, row: usize) -> Result<Option<Vec<u8>>>
             clock_text(column.as_primitive::<Time64MicrosecondType>().value(row)).into_bytes()
         }
         ArrowType::Timestamp(TimeUnit::Microsecond, _) => {
-            instant(column.as_primitive::<TimestampMicrosecondType>().value(row)).into_bytes()
+            moment_text(column.as_primitive::<TimestampMicrosecondType>().value(row)).into_bytes()
         }
         other => return Err(Error::bug(format!("a key column of Arrow type {other} has no text form"))),
     }))
+}
+
+/// A moment, in microseconds since 1970, in a form that the server reads at any date it knows.
+pub(super) fn moment_text(micros: i64) -> String {
+    let (days, clock) = (micros.div_euclid(DAY_US), micros.rem_euclid(DAY_US));
+    format!("J{} {}", days + JULIAN_DAY_1970, clock_text(clock))
 }
 
 fn clock_text(micros: i64) -> String {

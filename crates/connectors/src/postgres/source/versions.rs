@@ -21,14 +21,14 @@ use async_trait::async_trait;
 use futures::{StreamExt, pin_mut};
 use syncline_core::{
     Bound, Column, DataType, Error, ErrorKind, ReplicaState, Result, RowKey, TableSchema, Version,
-    VersionPage, VersionPlace, VersionRange, VersionRows, VersionState, Versions, civil,
+    VersionPage, VersionPlace, VersionRange, VersionRows, VersionState, Versions,
 };
 use tokio_postgres::types::ToSql;
 
 use super::PostgresSource;
 use super::datetime::EPOCH_US;
 use super::snapshot::keys;
-use super::typed::{self, ColumnDecoder};
+use super::typed::{self, ColumnDecoder, moment_text};
 use crate::postgres::connect::Session;
 use crate::postgres::{error, quote};
 
@@ -48,6 +48,9 @@ const IS_CLOCK: &str = "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid)
         ~* '^\\(?(now\\(\\)|CURRENT_TIMESTAMP|transaction_timestamp\\(\\)|statement_timestamp\\(\\)|clock_timestamp\\(\\))'
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = $1::text::regclass AND a.attname = $2";
+
+/// The first day of the Julian calendar, before which there is no time in PostgreSQL; microseconds since 1970.
+const FIRST_MOMENT_US: i64 = -2_440_588 * 86_400_000_000;
 
 /// What kind of version a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +86,12 @@ impl Kind {
 
     /// A version as a literal of the column's type.
     fn literal(self, version: Version) -> String {
-        let text = |text: String| quote::literal(&text);
+        // Halving a range may come to versions below every time that the server knows.
+        let time = if version.0 < FIRST_MOMENT_US { "-infinity".to_owned() } else { moment_text(version.0) };
         match self {
             Self::Integer => format!("'{version}'::pg_catalog.int8"),
-            Self::Instant => format!("{}::pg_catalog.timestamptz", text(civil::instant_text(version.0))),
-            Self::Civil => format!("{}::pg_catalog.timestamp", text(civil::timestamp_text(version.0))),
+            Self::Instant => format!("{}::pg_catalog.timestamptz", quote::literal(&time)),
+            Self::Civil => format!("{}::pg_catalog.timestamp", quote::literal(&time)),
         }
     }
 
@@ -338,7 +342,12 @@ mod tests {
             "(v <= '7'::pg_catalog.int8 OR v IS NULL)"
         );
         let instants = within(Kind::Instant, range(Version(0), Version(1)));
-        assert!(instants.contains("'1970-01-01 00:00:00+00:00'::pg_catalog.timestamptz"), "{instants}");
+        assert!(instants.contains("'J2440588 00:00:00.000000'::pg_catalog.timestamptz"), "{instants}");
+        let low = within(Kind::Civil, range(Version(i64::MIN / 2), Version(FIRST_MOMENT_US)));
+        assert_eq!(
+            low,
+            "v >= '-infinity'::pg_catalog.timestamp AND v <= 'J0 00:00:00.000000'::pg_catalog.timestamp"
+        );
     }
 
     #[test]
