@@ -59,9 +59,12 @@ pub(super) fn as_source(source: &Arc<dyn Source>, queries: &[Query]) -> Result<A
 /// `orders=SELECT …`.
 fn named(text: &str) -> Result<(&str, &str)> {
     let parts = text.split_once('=').map(|(name, sql)| (name.trim(), sql.trim()));
-    let parts = parts.filter(|(name, sql)| {
-        !name.is_empty() && !sql.is_empty() && !name.contains(|letter: char| letter.is_whitespace())
-    });
+    // A query without a name has a first sign somewhere, too.
+    let is_query = |name: &str| {
+        let word = name.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        ["select", "with", "values", "table"].contains(&word.as_str())
+    };
+    let parts = parts.filter(|(name, sql)| !name.is_empty() && !sql.is_empty() && !is_query(name));
     parts.ok_or_else(|| {
         Error::configuration("a query is not of the form").with_remedy("write --query 'table=SELECT …'")
     })
@@ -94,6 +97,7 @@ mod tests {
     #[test]
     fn a_query_is_what_stands_behind_the_first_sign() {
         assert_eq!(named("t = SELECT a = 1 ").unwrap(), ("t", "SELECT a = 1"));
+        assert_eq!(named("public.Order lines=TABLE x").unwrap(), ("public.Order lines", "TABLE x"));
         for text in ["SELECT 1", "=SELECT 1", "t=", "select x from t where a =1"] {
             assert!(named(text).is_err(), "{text}");
         }
