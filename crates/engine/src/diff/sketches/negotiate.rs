@@ -47,7 +47,7 @@ impl<'a> Asker<'a> {
     #[must_use]
     pub fn new(scan: &'a Scan, ranges_max: u64) -> (Self, Request) {
         let mut theirs = Theirs::new(scan.terms().clone());
-        theirs.expect(Request::Digest);
+        theirs.awaits(Request::Digest);
         (Self { scan, ranges_max, theirs, judge: None, traffic: Traffic::default() }, Request::Digest)
     }
 
@@ -105,7 +105,7 @@ impl<'a> Asker<'a> {
             Next::Done(outcome) => Step::Done(outcome),
             Next::Sketches(want) => {
                 let request = self.theirs.lacks(want).ok_or(DiffError::Sizes)?;
-                self.theirs.expect(request);
+                self.theirs.awaits(request);
                 Step::Ask(request)
             }
         })

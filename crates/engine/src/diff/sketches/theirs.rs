@@ -49,12 +49,12 @@ impl Theirs {
 
     /// A request as bytes: its answer is what is received next.
     pub fn ask(&mut self, request: Request) -> Vec<u8> {
-        self.expect(request);
+        self.awaits(request);
         request.to_bytes(self.terms.fingerprint())
     }
 
     /// Says what is received next.
-    pub(super) fn expect(&mut self, request: Request) {
+    pub(super) fn awaits(&mut self, request: Request) {
         self.asked = Some(request);
     }
 
