@@ -44,7 +44,7 @@ pub use report::{Finding, Retained, Severity};
 pub use schema::{Carriage, Carry, Column, DataType, NativeDefinition, TableSchema};
 pub use selection::{Query, SchemaMap, Selection, TablePattern};
 pub use source::{
-    ChangeStream, Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Cut, CutPlan, Origin, Queries,
+    ChangeStream, Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Cut, CutPlan, Moment, Origin, Queries,
     ReadMark, SnapshotOptions, Snapshots, Source, StreamEvent, StreamRequest, Streams, Verdict,
 };
 pub use versions::{Bound, VersionPage, VersionPlace, VersionRows, VersionState, Versions};

@@ -83,11 +83,24 @@ pub trait Queries: Send + Sync {
 pub struct SnapshotOptions {
     /// Key ranges wherever they are possible, whatever they cost (`--snapshot resumable`).
     pub resumable: bool,
-    /// Whether a stream follows. If not, all tables of a run are read in one snapshot unless `resumable`.
-    pub streamed: bool,
+    /// Which moment the rows are of.
+    pub moment: Moment,
     /// How many chunks of the table will be read at the same time. Chunks that only follow each other may be large where
     /// a restart cannot go on with them anyway.
     pub readers: usize,
+}
+
+/// Which moment the rows of a table are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// One for all tables of the run, unless `resumable`: no stream follows.
+    OfRun,
+    /// One for the table, or one for each chunk where the chunks are ranges of its key: a stream follows, and what a chunk
+    /// saw decides over each change.
+    OfTable,
+    /// One for each chunk, however the table is cut, so that nothing is held for longer than a chunk takes. A row that is
+    /// written meanwhile may come twice, or not at all, where the table is not cut by its key: for who looks again.
+    OfChunk,
 }
 
 /// A part of a table that is read and loaded at once. The range is the connector's own text.

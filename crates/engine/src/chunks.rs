@@ -13,8 +13,8 @@ use syncline_core::error::Context as _;
 use syncline_core::failpoint;
 use syncline_core::source::{ChunkPart, ChunkRead};
 use syncline_core::{
-    Change, Chunk, ChunkEntry, ChunkPlan, ChunkReader, Delta, Error, FinishStep, Lane, Load, LoadKind, Part,
-    Prepare, Reaction, Result, SnapshotOptions, Snapshots, TablePhase, TableSchema,
+    Change, Chunk, ChunkEntry, ChunkPlan, ChunkReader, Delta, Error, FinishStep, Lane, Load, LoadKind,
+    Moment, Part, Prepare, Reaction, Result, SnapshotOptions, Snapshots, TablePhase, TableSchema,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -159,7 +159,7 @@ async fn load_generations(
     let pipeline = &attempt.context.pipeline;
     let options = SnapshotOptions {
         resumable: pipeline.resumable,
-        streamed: pipeline.mode.streams(),
+        moment: if pipeline.mode.streams() { Moment::OfTable } else { Moment::OfRun },
         readers: workers.share(),
     };
     let mut starts = 0;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use syncline_core::{ReadMark, Result, RowKey, Source, TableSchema};
+use syncline_core::{Moment, ReadMark, Result, RowKey, Source, TableSchema};
 
 use super::comparison::Comparison;
 use super::encoder::Encoder;
@@ -35,17 +35,18 @@ pub(crate) struct Read {
 }
 
 impl Comparison {
-    /// A comparison of two tables that are written meanwhile: nothing long is held where that can be avoided.
+    /// A comparison of two tables that are written meanwhile.
     pub(crate) fn live(
         pairing: &Pairing,
         source: &Arc<dyn Source>,
         destination: &Arc<dyn Source>,
         hash_key: &HashKey,
         readers: usize,
+        moment: Moment,
     ) -> Self {
         let mut comparison = Self::new(pairing, source, destination, hash_key, readers, &RowsRead::default());
-        comparison.left = comparison.left.live();
-        comparison.right = comparison.right.live();
+        comparison.left = comparison.left.of(moment);
+        comparison.right = comparison.right.of(moment);
         comparison
     }
 

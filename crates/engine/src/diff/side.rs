@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use syncline_core::encoding::{self, BulkRows};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Parts, ReadMark, Result, SnapshotOptions,
-    Snapshots, Source, TablePhase, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, Error, ErrorKind, Moment, Parts, ReadMark, Result,
+    SnapshotOptions, Snapshots, Source, TablePhase, TableSchema, TableState,
 };
 use tokio::task::JoinSet;
 
@@ -32,9 +32,8 @@ pub(super) struct Side {
     readers: usize,
     /// Rows read so far.
     rows: Arc<AtomicU64>,
-    /// Whether it is written to meanwhile: then whatever holds least is best, and what differs because the moments differ is looked
-    /// at again. Else all rows of one moment, as far as the source can.
-    live: bool,
+    /// Which moment its rows are of, as far as the source can.
+    moment: Moment,
     /// What the reads saw; one mark for each snapshot.
     pub(super) marks: Arc<Mutex<BTreeSet<String>>>,
     /// Who reads it, if not this process.
@@ -64,7 +63,7 @@ impl Side {
     ) -> Self {
         let readers = readers.max(1);
         let (marks, agent) = (Arc::default(), None);
-        Self { source, table, columns, key_columns, readers, rows, live: false, marks, agent }
+        Self { source, table, columns, key_columns, readers, rows, moment: Moment::OfRun, marks, agent }
     }
 
     /// The same side, read by an agent.
@@ -79,9 +78,9 @@ impl Side {
         if self.key_columns == 0 { Identity::WholeRow } else { Identity::Key }
     }
 
-    /// The same side, while it is written to.
-    pub(super) fn live(self) -> Self {
-        Self { live: true, ..self }
+    /// The same side, with rows of another moment.
+    pub(super) fn of(self, moment: Moment) -> Self {
+        Self { moment, ..self }
     }
 
     fn snapshots(&self) -> Result<&dyn Snapshots> {
@@ -194,7 +193,7 @@ impl Side {
         T: Send + 'static,
         F: Fn(&mut T, EncodedRow<'_>) -> Result<()> + Clone + Send + Sync + 'static,
     {
-        let options = SnapshotOptions { resumable: false, streamed: self.live, readers: self.readers };
+        let options = SnapshotOptions { resumable: false, moment: self.moment, readers: self.readers };
         let chunks = match self.snapshots()?.plan(&self.table, &unread(), options).await? {
             ChunkPlan::Chunks(chunks) => chunks,
             ChunkPlan::StartOver(why) => return Err(self.lost(&why)),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use syncline_core::{
-    Change, Error, ErrorKind, FinishStep, Lane, Parts, Reaction, Result, RowKey, TableId, TablePhase,
+    Change, Error, ErrorKind, FinishStep, Lane, Moment, Parts, Reaction, Result, RowKey, TableId, TablePhase,
     TableSchema, failpoint,
 };
 
@@ -113,6 +113,8 @@ async fn try_to_recover(
         &recover.sides.destination,
         &recover.sides.hash_key,
         recover.sides.readers,
+        // A row that moves must not be missed on both sides: no later look would find it.
+        Moment::OfTable,
     );
     let looks = Looks { attempt, comparison: &comparison, table, samples_max: 0 };
     let mut report = TableVerified { recovered: true, ..TableVerified::new(id) };

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Family, Finding, ReadMark,
-    Result, Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Family, Finding, Moment,
+    ReadMark, Result, Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema,
+    TableState,
 };
 
 use super::cut::{Ledger, first_key, is_whole};
@@ -167,7 +168,7 @@ impl MemorySource {
         if table.has_row_key() && options.resumable {
             return None;
         }
-        if !options.streamed {
+        if options.moment == Moment::OfRun {
             return Some(lock(&self.run).get_or_insert_with(|| self.database.snapshot()).clone());
         }
         let ranges = self.cutting == Cutting::KeyRanges || state.generation > 1;

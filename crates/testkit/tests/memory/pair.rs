@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use syncline_core::{
     Carry, Change, Chunk, ChunkEntry, ChunkPlan, Delta, Destination, ErrorKind, Holder, Lane, LoadIdentity,
-    LoadKind, Part, PipelineName, Position, Selection, SnapshotOptions, Snapshots, Source, StreamRequest,
-    Streams, TablePhase, TableState,
+    LoadKind, Moment, Part, PipelineName, Position, Selection, SnapshotOptions, Snapshots, Source,
+    StreamRequest, Streams, TablePhase, TableState,
 };
 use syncline_testkit::conformance::Standard;
 use syncline_testkit::memory::{Cutting, Database, MemoryDestination, MemorySource, text};
@@ -75,7 +75,7 @@ async fn a_rewritten_table_starts_over() {
     let source = MemorySource::new(&database).with_cutting(Cutting::OneSnapshot).with_rows_per_chunk(10);
     let request = request(&source, Standard::Items).await;
     let table = &request.tables[0];
-    let options = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
+    let options = SnapshotOptions { resumable: false, moment: Moment::OfTable, readers: 2 };
     let mut state = TableState {
         phase: TablePhase::Snapshot,
         generation: 1,

@@ -185,12 +185,21 @@ async fn what_is_applied_before_it_is_visible_is_no_drift() {
     assert!(ended.stderr.contains("verified 5 tables"), "{}", ended.stderr);
 }
 
-/// pgbench as it is, and one row that every transaction updates.
+/// pgbench as it is, one row that every transaction updates, and a table out of its key's order, of which every transaction
+/// moves a row to another page.
 const HOT: &str = "
     CREATE TABLE hot (id int PRIMARY KEY, n bigint NOT NULL);
     INSERT INTO hot VALUES (1, 0);
-    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE hot SET n = n + 1 WHERE id = 1; RETURN NULL; END $$;
+    CREATE TABLE moving (id text PRIMARY KEY, pad text);
+    INSERT INTO moving SELECT md5(i::text), repeat('x', 300) FROM generate_series(1, 20000) i;
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE hot SET n = n + 1 WHERE id = 1;
+        UPDATE moving SET pad = repeat('y', 300 + (random() * 300)::int) WHERE id = md5((1 + (random() * 9999)::int)::text);
+        RETURN NULL; END $$;
     CREATE TRIGGER touch AFTER INSERT ON pgbench_history EXECUTE FUNCTION touch()";
+
+/// Many slices of a table, so that rows move from one that was read into one that was not, and back.
+const SLICES: &str = "chunk_bytes=size:262144";
 
 /// Verifications of a pipeline that follows pgbench, `runs` of them; then drift in `planted` rows. `more`: options of it.
 async fn under_load(runs: u64, planted: u64, more: &[&str]) {
@@ -199,7 +208,9 @@ async fn under_load(runs: u64, planted: u64, more: &[&str]) {
     pair.source.execute(SHOP, HOT).await;
     pair.run_well(more);
     let load = pgbench::Load::start(&pair.source, SHOP, 4, Some(400));
-    let running = pair.follow(&[&["--verify", "every=1s", "--output", "json"], more].concat());
+    let options = [&["--verify", "every=1s", "--output", "json", "--follow"], more].concat();
+    let mut running = pair.sync(&options).env("SYNCLINE_FAILPOINT", SLICES).start();
+    pair.room.wait_for_phase(NAME, "streaming", &mut running);
     let verified = || pair.room.status(NAME).unwrap_or_default()["status"]["verified"].clone();
     let of = |verified: &Value| verified["number"].as_u64().unwrap_or_default();
     wait_until("verifications", Duration::from_secs(60 + 30 * runs), || {
@@ -207,24 +218,26 @@ async fn under_load(runs: u64, planted: u64, more: &[&str]) {
         std::thread::sleep(Duration::from_secs(1));
         of(&verified()) >= runs
     });
-    // Rows that no transaction of the load touches again, on the destination only.
+    // Rows that no transaction of the load touches, on the destination only.
     let last = of(&verified());
     pair.destination
         .execute(
             COPY,
             &format!(
-                "INSERT INTO pgbench_accounts SELECT 100000 + i, 1, 0, 'planted' FROM generate_series(1, {planted}) i"
+                "INSERT INTO pgbench_accounts SELECT 100000 + i, 1, 0, 'planted' FROM generate_series(1, {planted}) i;
+                 UPDATE moving SET pad = 'planted' WHERE id IN (SELECT md5((10000 + i)::text) FROM generate_series(1, {planted}) i)"
             ),
         )
         .await;
-    let found = |verified: &Value| {
+    let found = |verified: &Value, name: &str, kind: &str| {
         let tables = verified["tables"].as_array().cloned().unwrap_or_default();
-        let accounts = tables.iter().find(|table| table["table"]["name"] == "pgbench_accounts").cloned();
-        accounts.map_or(0, |table| table["drift"]["surplus"].as_u64().unwrap_or_default())
+        let table = tables.iter().find(|table| table["table"]["name"] == name).cloned();
+        table.map_or(0, |table| table["drift"][kind].as_u64().unwrap_or_default())
     };
     wait_until("what was planted is found", Duration::from_secs(60), || {
         let verified = verified();
-        of(&verified) > last && found(&verified) == planted
+        let in_order = found(&verified, "pgbench_accounts", "surplus");
+        of(&verified) > last && in_order == planted && found(&verified, "moving", "changed") == planted
     });
     running.terminate();
     let ended = running.wait(Duration::from_secs(60)).ends_with(0);
@@ -251,7 +264,7 @@ async fn under_load(runs: u64, planted: u64, more: &[&str]) {
         }
     }
     println!(
-        "{} verifications under load: {looked_at} rows looked at, {} undecided, no false drift; {planted} planted, all found",
+        "{} verifications under load: {looked_at} rows looked at, {} undecided, no false drift; {planted} planted in each of two tables, all found",
         numbers.len(),
         undecided.iter().sum::<u64>()
     );

@@ -19,8 +19,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params_from_iter};
 use syncline_core::{
-    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, PipelineName, ReadMark,
-    Result, SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
+    Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Moment, PipelineName,
+    ReadMark, Result, SnapshotOptions, Snapshots, TableId, TableSchema, TableState, failpoint,
 };
 use tokio::task::JoinHandle;
 
@@ -97,7 +97,10 @@ impl Snapshots for SqliteSource {
         state: &TableState,
         options: SnapshotOptions,
     ) -> Result<ChunkPlan> {
-        let way = if options.streamed || options.resumable { Way::Apart } else { Way::Common };
+        let way = match options.moment {
+            Moment::OfRun if !options.resumable => Way::Common,
+            Moment::OfRun | Moment::OfTable | Moment::OfChunk => Way::Apart,
+        };
         let (path, table, state) = (self.path.clone(), Arc::clone(table), state.clone());
         self.snapshots
             .run(move |held| {

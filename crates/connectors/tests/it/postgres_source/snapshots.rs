@@ -6,7 +6,8 @@ use std::sync::Arc;
 use syncline_core::{ChunkPlan, TableSchema};
 
 use super::world::{
-    ALONE, RESUMABLE, Row, STREAMED, World, all, begin, enter, int, ledger, plan, read, rows, starts_over,
+    ALONE, RESUMABLE, Row, SLICES, STREAMED, World, all, begin, enter, int, ledger, plan, read, rows,
+    starts_over,
 };
 
 /// About 100 MB, which is three chunks: four rows a page, in the order that `order` gives.
@@ -80,6 +81,31 @@ async fn trap_5_a_table_out_of_order_is_read_in_one_snapshot() {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let held = "SELECT pid FROM pg_stat_activity WHERE application_name = 'syncline/snapshot'";
     assert_eq!(world.texts(held).await, Vec::<String>::new(), "nothing is held any more");
+}
+
+/// For who looks again: a table that takes an hour to read keeps its server from cleaning up for a slice of it only.
+#[tokio::test]
+async fn slices_hold_nothing_between_them_and_start_over_when_the_table_is_rewritten() {
+    let Some(world) = World::new(&large("t", "hashint4(i)")).await else { return };
+    let table = world.table("t").await;
+    let chunks = plan(world.snapshots(), &table, &ledger(1), SLICES).await;
+    assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| mode(chunk) == "blocks"), "{chunks:?}");
+    assert!(!world.snapshots().reads_one_snapshot(&table.id));
+    let held = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND \
+                (backend_xmin IS NOT NULL OR state LIKE 'idle in transaction%') AND backend_type = 'client backend'";
+    let (mut seen, mut marks) = (Vec::new(), BTreeSet::new());
+    for chunk in &chunks {
+        let (loaded, mark) = read(world.snapshots(), &table, chunk).await;
+        seen.extend(ids(&loaded));
+        marks.insert(mark.0);
+        assert_eq!(world.texts(held).await, Vec::<String>::new(), "between two slices");
+        world.sql("INSERT INTO t SELECT max(id) + 1, 0, '' FROM t").await;
+    }
+    assert_eq!(marks.len(), chunks.len(), "each has a moment of its own");
+    seen.sort_unstable();
+    assert_eq!(seen[..50000], (1..=50000).collect::<Vec<_>>());
+    world.sql("VACUUM FULL t").await;
+    assert!(starts_over(world.snapshots(), &table, &chunks[1]).await.contains("rewritten"));
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use syncline_connectors::registry;
 use syncline_core::{
-    Carry, Chunk, ChunkEntry, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Origin, PipelineName, ReadMark,
-    Result, Selection, SnapshotOptions, Snapshots, Source, StreamRequest, Streams, TablePattern, TablePhase,
-    TableSchema, TableState,
+    Carry, Chunk, ChunkEntry, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Moment, Origin, PipelineName,
+    ReadMark, Result, Selection, SnapshotOptions, Snapshots, Source, StreamRequest, Streams, TablePattern,
+    TablePhase, TableSchema, TableState,
 };
 use syncline_testkit::postgres::{Builder, Postgres};
 use tokio_postgres::Client;
@@ -15,9 +15,15 @@ use tokio_postgres::Client;
 /// A row as it travels: the bytes of each value.
 pub(super) type Row = Vec<Option<Vec<u8>>>;
 
-pub(super) const STREAMED: SnapshotOptions = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
-pub(super) const RESUMABLE: SnapshotOptions = SnapshotOptions { resumable: true, streamed: true, readers: 2 };
-pub(super) const ALONE: SnapshotOptions = SnapshotOptions { resumable: false, streamed: false, readers: 2 };
+pub(super) const STREAMED: SnapshotOptions =
+    SnapshotOptions { resumable: false, moment: Moment::OfTable, readers: 2 };
+pub(super) const RESUMABLE: SnapshotOptions =
+    SnapshotOptions { resumable: true, moment: Moment::OfTable, readers: 2 };
+pub(super) const ALONE: SnapshotOptions =
+    SnapshotOptions { resumable: false, moment: Moment::OfRun, readers: 2 };
+
+pub(super) const SLICES: SnapshotOptions =
+    SnapshotOptions { resumable: false, moment: Moment::OfChunk, readers: 2 };
 
 pub(super) struct World {
     pub(super) server: Postgres,

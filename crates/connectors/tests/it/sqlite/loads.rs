@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use syncline_core::{Change, Delta, ErrorKind, Lane, LoadKind, Part, Position, Prepare, Prepared};
+use syncline_core::{Change, Delta, ErrorKind, Lane, LoadKind, Moment, Part, Position, Prepare, Prepared};
 
 use super::world::{World, bookkeeping, copy, identity, one, rows, try_copy};
 
@@ -27,7 +27,8 @@ async fn a_load_dropped_in_the_middle_leaves_nothing_and_frees_the_writer() {
             rereads: std::collections::BTreeSet::new(),
             parts: syncline_core::Parts::default(),
         };
-        let options = syncline_core::SnapshotOptions { resumable: false, streamed: true, readers: 2 };
+        let options =
+            syncline_core::SnapshotOptions { resumable: false, moment: Moment::OfTable, readers: 2 };
         let syncline_core::ChunkPlan::Chunks(chunks) = snapshots.plan(&table, &state, options).await.unwrap()
         else {
             panic!("started over")
@@ -63,7 +64,7 @@ async fn a_load_dropped_in_the_middle_leaves_nothing_and_frees_the_writer() {
     }
     assert_eq!(rows(&world.destination(), "t").len(), 0);
     assert_eq!(session.checkpoint().await.unwrap(), before);
-    copy(source.as_ref(), &session, &table, true).await;
+    copy(source.as_ref(), &session, &table, Moment::OfTable).await;
     world.assert_equal();
 }
 
@@ -149,10 +150,10 @@ async fn kept_tables_get_a_key_and_their_unique_indexes_back() {
     assert_eq!(one::<i64>(&world.destination(), index), 0, "it waits for the end of the window");
     // A restarted process prepares again, keeps the rows and knows the index.
     assert_eq!(session.prepare(&table, Some(Prepare::Keep)).await.unwrap(), Prepared::HasRows);
-    let error = try_copy(world.source().as_ref(), &session, &table, true).await.err().unwrap();
+    let error = try_copy(world.source().as_ref(), &session, &table, Moment::OfTable).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Configuration, "without a mode it still has rows");
     session.prepare(&table, Some(Prepare::Truncate)).await.unwrap();
-    copy(world.source().as_ref(), &session, &table, true).await;
+    copy(world.source().as_ref(), &session, &table, Moment::OfTable).await;
     assert_eq!(one::<i64>(&world.destination(), index), 1);
     assert_eq!(
         one::<i64>(&world.destination(), "SELECT sum(extra) FROM t"),

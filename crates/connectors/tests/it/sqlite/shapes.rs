@@ -1,6 +1,6 @@
 //! Tables and values of every shape arrive exactly, in the snapshot and in the stream.
 
-use syncline_core::{Carry, ErrorKind, Selection, TablePattern};
+use syncline_core::{Carry, ErrorKind, Moment, Selection, TablePattern};
 
 use super::world::{World, copy, one, rows, try_copy};
 
@@ -52,7 +52,7 @@ async fn an_integer_in_a_text_column_is_refused_not_converted() {
     assert_eq!(one::<String>(&world.app, "SELECT typeof(a) FROM t"), "integer");
     let session = world.open_destination().await.unwrap();
     let table = world.discover().await.remove(0);
-    let error = try_copy(world.source().as_ref(), &session, &table, false).await.unwrap_err();
+    let error = try_copy(world.source().as_ref(), &session, &table, Moment::OfRun).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
     assert!(error.to_string().contains("main.t") && error.to_string().contains("column a"), "{error}");
     assert_eq!(rows(&world.destination(), "t").len(), 0);
@@ -170,10 +170,10 @@ async fn a_snapshot_without_a_stream_is_one_state() {
     let session = world.open_destination().await.unwrap();
     let source = world.source();
     let tables = world.discover().await;
-    copy(source.as_ref(), &session, &tables[0], false).await;
+    copy(source.as_ref(), &session, &tables[0], Moment::OfRun).await;
     let before = (rows(&world.app, "a"), rows(&world.app, "b"));
     world.write("BEGIN; INSERT INTO a VALUES (2); INSERT INTO b VALUES (2, 2); UPDATE b SET y = 9; COMMIT");
-    copy(source.as_ref(), &session, &tables[1], false).await;
+    copy(source.as_ref(), &session, &tables[1], Moment::OfRun).await;
     let destination = world.destination();
     assert_eq!((rows(&destination, "a"), rows(&destination, "b")), before);
     assert_eq!(one::<i64>(&world.app, "SELECT count(*) FROM sqlite_schema WHERE name LIKE '%syncline%'"), 0);

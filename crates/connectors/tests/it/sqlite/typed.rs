@@ -11,8 +11,8 @@ use arrow_array::{
     TimestampMicrosecondArray, UInt64Array,
 };
 use syncline_core::{
-    Carriage, Carry, ChunkPart, ChunkPlan, ChunkRead, Column, DataType, Delta, ErrorKind, LoadKind, Part,
-    Selection, SnapshotOptions, TableId, TablePhase, TableSchema, TableState,
+    Carriage, Carry, ChunkPart, ChunkPlan, ChunkRead, Column, DataType, Delta, ErrorKind, LoadKind, Moment,
+    Part, Selection, SnapshotOptions, TableId, TablePhase, TableSchema, TableState,
 };
 
 use super::world::{World, identity, one, rows};
@@ -162,7 +162,7 @@ async fn typed_values_of_a_source() {
             rereads: std::collections::BTreeSet::new(),
             parts: syncline_core::Parts::default(),
         };
-        let options = SnapshotOptions { resumable: false, streamed: true, readers: 2 };
+        let options = SnapshotOptions { resumable: false, moment: Moment::OfTable, readers: 2 };
         let ChunkPlan::Chunks(chunks) = snapshots.plan(&table, &state, options).await? else {
             panic!("started over")
         };

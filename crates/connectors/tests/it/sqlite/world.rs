@@ -9,8 +9,8 @@ use rusqlite::types::ValueRef;
 use syncline_connectors::registry;
 use syncline_core::{
     Carry, Change, ChangeStream, ChunkEntry, ChunkPart, ChunkPlan, ChunkRead, Delta, DestinationSession,
-    Durable, Entry, Error, FinishStep, Holder, Lane, LoadIdentity, LoadKind, Part, PipelineName, Position,
-    Result, SchemaMap, Selection, SnapshotOptions, Source, StreamEvent, StreamRequest, TablePhase,
+    Durable, Entry, Error, FinishStep, Holder, Lane, LoadIdentity, LoadKind, Moment, Part, PipelineName,
+    Position, Result, SchemaMap, Selection, SnapshotOptions, Source, StreamEvent, StreamRequest, TablePhase,
     TableSchema, TableState,
 };
 use tempfile::TempDir;
@@ -86,7 +86,7 @@ impl World {
         let open = Change::Open { lane: Lane::Main, at: origin.confirmed.clone() };
         bookkeeping(&session, vec![open]).await;
         for table in &tables {
-            copy(source.as_ref(), &session, table, true).await;
+            copy(source.as_ref(), &session, table, Moment::OfTable).await;
         }
         let stream = streams.stream(&request(&tables), &origin.confirmed, None).await.unwrap();
         let at = origin.confirmed.clone();
@@ -147,16 +147,16 @@ pub(crate) async fn copy(
     source: &dyn Source,
     session: &Arc<dyn DestinationSession>,
     table: &Arc<TableSchema>,
-    streamed: bool,
+    moment: Moment,
 ) {
-    try_copy(source, session, table, streamed).await.unwrap_or_else(|error| panic!("{error:?}"));
+    try_copy(source, session, table, moment).await.unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 pub(crate) async fn try_copy(
     source: &dyn Source,
     session: &Arc<dyn DestinationSession>,
     table: &Arc<TableSchema>,
-    streamed: bool,
+    moment: Moment,
 ) -> Result<()> {
     session.prepare(table, None).await?;
     let mark = |phase| Change::Mark { table: table.id.clone(), phase, generation: 1 };
@@ -169,7 +169,7 @@ pub(crate) async fn try_copy(
         rereads: std::collections::BTreeSet::new(),
         parts: syncline_core::Parts::default(),
     };
-    let options = SnapshotOptions { resumable: false, streamed, readers: 2 };
+    let options = SnapshotOptions { resumable: false, moment, readers: 2 };
     let ChunkPlan::Chunks(chunks) = snapshots.plan(table, &state, options).await? else {
         panic!("a new snapshot started over")
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use syncline_core::{ChunkPlan, RowKey, SnapshotOptions, TableSchema};
+use syncline_core::{ChunkPlan, Moment, RowKey, SnapshotOptions, TableSchema};
 
 use crate::conformance::patiently;
 use crate::conformance::replica::decode_full;
@@ -22,10 +22,17 @@ const ROWS: u64 = 500;
 pub async fn chunks_tile_each_table(harness: &dyn SourceHarness) -> Outcome {
     let fixture = harness.fixture().await;
     fill(harness, fixture.as_ref()).await;
-    for (resumable, stream) in [(false, false), (true, false), (false, true), (true, true)] {
-        let options = SnapshotOptions { resumable, streamed: stream, readers: 2 };
+    let ways = [
+        (false, Moment::OfRun),
+        (true, Moment::OfRun),
+        (false, Moment::OfTable),
+        (true, Moment::OfTable),
+        (false, Moment::OfChunk),
+    ];
+    for (resumable, moment) in ways {
+        let options = SnapshotOptions { resumable, moment, readers: 2 };
         let pipeline = Pipeline::new(harness, fixture.as_ref(), "tiles", &offered(harness)).await;
-        if stream {
+        if moment != Moment::OfRun {
             pipeline.open().await;
         }
         for &standard in &offered(harness) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use syncline_core::{
-    ChangeStream, Chunk, ChunkEntry, ChunkPart, ChunkPlan, ChunkRead, Entry, Error, ErrorKind, Origin,
-    PipelineName, Position, ReadMark, Selection, SnapshotOptions, Snapshots, Source, StreamEvent,
+    ChangeStream, Chunk, ChunkEntry, ChunkPart, ChunkPlan, ChunkRead, Entry, Error, ErrorKind, Moment,
+    Origin, PipelineName, Position, ReadMark, Selection, SnapshotOptions, Snapshots, Source, StreamEvent,
     StreamRequest, Streams, TablePattern, TablePhase, TableSchema, TableState,
 };
 
@@ -18,7 +18,7 @@ use super::{SourceFixture, SourceHarness};
 
 /// Snapshot options of a pipeline that streams.
 pub(crate) fn streamed(resumable: bool) -> SnapshotOptions {
-    SnapshotOptions { resumable, streamed: true, readers: 2 }
+    SnapshotOptions { resumable, moment: Moment::OfTable, readers: 2 }
 }
 
 /// A pipeline's source over a fixture, as one process has it.

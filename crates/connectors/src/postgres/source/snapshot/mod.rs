@@ -29,8 +29,8 @@ use arrow_array::{ArrayRef, RecordBatch};
 use async_trait::async_trait;
 use syncline_core::encoding::BulkRows;
 use syncline_core::{
-    Chunk, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, ErrorKind, ReadMark, Result, RowKey,
-    SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
+    Chunk, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, ErrorKind, Moment, ReadMark, Result,
+    RowKey, SnapshotOptions, Snapshots, TableId, TableSchema, TableState,
 };
 
 pub(super) use self::bulk::with_rest;
@@ -71,8 +71,10 @@ enum Way {
     Keys(LeadingKey),
     /// As one chunk: of the table itself, or of all partitions below it.
     Whole { partitioned: bool },
-    /// All chunks in their common snapshot.
+    /// Ranges of blocks, all in their common snapshot.
     One(OneSnapshot),
+    /// Ranges of blocks, each in a snapshot of its own.
+    Slices,
     /// Leaves that join the table, by their names; a chunk each.
     Leaves(BTreeMap<String, TableId>),
 }
@@ -249,13 +251,13 @@ impl Snapshotter {
                 ChunkPlan::Chunks(vec![Chunk { n: first_n, range, rows_estimated }])
             }
             Mode::Blocks => {
-                let chunks = plan::blocks(&survey, table, first_n, options.readers)?;
-                let holder = if options.streamed || options.resumable {
-                    Arc::new(Holder::new(self.pool.clone()))
-                } else {
-                    self.shared()
+                let chunks = plan::blocks(&survey, table, first_n, options)?;
+                let one = |holder| Way::One(OneSnapshot { holder, chunks: chunks.clone() });
+                let way = match options.moment {
+                    Moment::OfChunk => Way::Slices,
+                    Moment::OfRun if !options.resumable => one(self.shared()),
+                    Moment::OfRun | Moment::OfTable => one(Arc::new(Holder::new(self.pool.clone()))),
                 };
-                let way = Way::One(OneSnapshot { holder, chunks: chunks.clone() });
                 self.remember(&table.id, Plan { generation: state.generation, way });
                 ChunkPlan::Chunks(chunks)
             }
@@ -269,7 +271,7 @@ impl Plan {
     fn one_snapshot(&self) -> Option<&OneSnapshot> {
         match &self.way {
             Way::One(one) => Some(one),
-            Way::Keys(_) | Way::Whole { .. } | Way::Leaves(_) => None,
+            Way::Keys(_) | Way::Whole { .. } | Way::Slices | Way::Leaves(_) => None,
         }
     }
 }
@@ -373,6 +375,10 @@ impl Snapshots for Snapshotter {
                 }
                 let held = one.holder.held().await?;
                 (&leaf, Rows::Blocks { from: *from, to: *to }, Some(held.name.as_str()), Some(*node))
+            }
+            (Range::Blocks { leaf: name, node, from, to, .. }, Way::Slices) => {
+                leaf = range::leaf_id(name);
+                (&leaf, Rows::Blocks { from: *from, to: *to }, None, Some(*node))
             }
             (Range::Leaf { part }, Way::Leaves(leaves)) => {
                 let leaf = leaves.get(part).ok_or_else(|| leaf_gone(&table.id))?;

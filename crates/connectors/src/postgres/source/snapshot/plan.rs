@@ -2,10 +2,11 @@
 //!
 //! - *Key ranges*, each read in a snapshot of its own, where the key's order can be reproduced exactly and the table lies
 //!   in that order, or where asked for. A restart goes on with the gaps.
-//! - *One snapshot* for the whole table otherwise: ranges of blocks, read by several workers.
+//! - *One snapshot* for the whole table otherwise: ranges of blocks, read by several workers. Where chunks may be of different
+//!   moments each range of blocks has a snapshot of its own.
 //! - *Whole*: a small table, which is one chunk and so needs no snapshot that outlives it.
 
-use syncline_core::{Chunk, Result, SnapshotOptions, TableSchema, TableState, failpoint};
+use syncline_core::{Chunk, Moment, Result, SnapshotOptions, TableSchema, TableState, failpoint};
 
 use super::order::{Order, OrderedKey};
 use super::range::{Range, bound};
@@ -45,7 +46,7 @@ pub(super) fn loaded_ranges(state: &TableState) -> Result<Vec<Range>> {
 /// How a table with an empty ledger is cut.
 pub(super) fn choose(survey: &Survey, options: SnapshotOptions, generation: u32) -> Mode {
     let keys_possible = survey.key.is_some();
-    let shared_snapshot = !options.streamed && !options.resumable;
+    let shared_snapshot = options.moment == Moment::OfRun && !options.resumable;
     if shared_snapshot {
         return Mode::Blocks;
     }
@@ -70,9 +71,10 @@ fn chunk_bytes() -> u64 {
     failpoint::size("chunk_bytes", CHUNK_BYTES)
 }
 
-/// Bytes of a chunk of a table of so many bytes that is read in one snapshot.
-fn chunk_bytes_of_one_snapshot(bytes: u64, readers: usize) -> u64 {
-    let usual = match readers as u64 {
+/// Bytes of a chunk of blocks of a table of so many bytes: small where each holds a snapshot of its own.
+fn bytes_of_blocks(bytes: u64, options: SnapshotOptions) -> u64 {
+    let usual = match options.readers as u64 {
+        _ if options.moment == Moment::OfChunk => CHUNK_BYTES,
         0 | 1 => CHUNK_BYTES_ALONE,
         readers => (bytes / (readers * CHUNKS_PER_READER)).clamp(CHUNK_BYTES, CHUNK_BYTES_ALONE),
     };
@@ -84,9 +86,9 @@ pub(super) fn blocks(
     survey: &Survey,
     table: &TableSchema,
     first_n: u32,
-    readers: usize,
+    options: SnapshotOptions,
 ) -> Result<Vec<Chunk>> {
-    let total = count(survey.bytes(), chunk_bytes_of_one_snapshot(survey.bytes(), readers));
+    let total = count(survey.bytes(), bytes_of_blocks(survey.bytes(), options));
     let mut cuts = Vec::new();
     for leaf in &survey.leaves {
         let share = u128::from(total) * u128::from(leaf.bytes) / u128::from(survey.bytes().max(1));
@@ -279,7 +281,8 @@ mod tests {
             let table = TableSchema {
                 id: TableId::new("s", "t"), columns: vec![], row_key: vec![], version: 1, rows_estimated: None, native: None,
             };
-            let chunks = blocks(&survey, &table, 0, readers).unwrap();
+            let options = SnapshotOptions { resumable: false, moment: Moment::OfTable, readers };
+            let chunks = blocks(&survey, &table, 0, options).unwrap();
             for (n, &size) in sizes.iter().enumerate() {
                 let mut at = Some(0);
                 for chunk in &chunks {
@@ -298,11 +301,15 @@ mod tests {
 
     #[test]
     fn who_reads_alone_reads_large_chunks() {
-        let mib = |bytes, readers| chunk_bytes_of_one_snapshot(bytes, readers) >> 20;
+        let of = |bytes, readers, moment| {
+            bytes_of_blocks(bytes, SnapshotOptions { resumable: false, moment, readers }) >> 20
+        };
+        let mib = |bytes, readers| of(bytes, readers, Moment::OfTable);
         assert_eq!(mib(10 << 30, 1), 1024);
         assert_eq!(mib(640 << 20, 2), 80);
         assert_eq!(mib(100 << 20, 2), 48);
         assert_eq!(mib(100 << 30, 2), 1024);
+        assert_eq!(of(100 << 30, 1, Moment::OfChunk), 48, "nothing long is held");
     }
 
     #[test]
