@@ -166,7 +166,8 @@ impl Error {
     }
 
     /// An I/O error of this machine, classified by errno: no space and no right are [`ErrorKind::Resource`],
-    /// what a peer does to a connection is [`ErrorKind::Retriable`].
+    /// what a peer does to a connection is [`ErrorKind::Retriable`]. The system's reason follows the message: without it
+    /// nobody knows what to mend.
     pub fn io(message: impl Into<String>, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match source.kind() {
@@ -189,7 +190,7 @@ impl Error {
             | Io::WouldBlock => ErrorKind::Retriable,
             _ => ErrorKind::Permanent,
         };
-        Self::new(kind, message).with_source(source)
+        Self::new(kind, format!("{}: {source}", message.into())).with_source(source)
     }
 
     /// Says what was being done. Outer contexts come first on the screen.
@@ -334,11 +335,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_puts_outer_context_first_and_hides_the_source() {
+    fn display_puts_outer_context_first_and_the_systems_reason_last() {
         let error = Error::io("cannot write", std::io::Error::from(std::io::ErrorKind::StorageFull))
             .context("writing a segment")
             .context("journal");
-        assert_eq!(error.to_string(), "journal: writing a segment: cannot write");
+        assert_eq!(error.to_string(), "journal: writing a segment: cannot write: no storage space");
         assert_eq!(error.kind(), ErrorKind::Resource);
         assert!(error.remedy().is_some());
     }

@@ -38,7 +38,8 @@ pub(crate) struct DiffArgs {
     /// Differing rows of a table that are shown with their values; the others are only counted.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) samples: usize,
-    /// Write every differing row to a file, one JSON object per line: table, kind, key, values on both sides.
+    /// Write every differing row to a file, one JSON object per line: table, kind, key, values on both sides. A name that
+    /// ends in .parquet gives a Parquet file.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Write the differing rows at the destination as the source has them. A table is repaired in one commit.

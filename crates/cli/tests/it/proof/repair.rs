@@ -1,6 +1,8 @@
 //! `diff --repair`: what differs is written as the source has it, no more than the guard lets pass, and just what was
 //! approved.
 
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::Field;
 use rusqlite::Connection;
 use serde_json::Value;
 use syncline_testkit::compare::postgres::Comparison;
@@ -136,6 +138,20 @@ async fn a_plan_of_others_or_one_that_was_written_in_is_refused() {
     assert_eq!(digest(&pair), before);
 }
 
+/// The rows of a Parquet file, read column by column without Arrow.
+fn parquet_rows(path: &std::path::Path) -> Vec<String> {
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let rows = reader.get_row_iter(None).unwrap().map(|row| {
+        let row = row.unwrap();
+        let fields = row.get_column_iter().map(|(_, field)| match field {
+            Field::Str(text) => text.clone(),
+            other => other.to_string(),
+        });
+        fields.collect::<Vec<_>>().join(" ")
+    });
+    rows.collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_changes_nothing_and_a_report_names_every_row() {
     let Some(pair) = a_thousand_rows().await else { return };
@@ -159,6 +175,14 @@ async fn a_plan_changes_nothing_and_a_report_names_every_row() {
     assert_eq!((&rows[2]["kind"], &rows[2]["key"]["id"]), (&"surplus".into(), &"2000".into()));
     let changed = &rows[1]["columns"]["v"];
     assert_eq!((&changed["source"], &changed["destination"]), (&"v2".into(), &Value::Null));
+    let report = pair.room.path("report.parquet");
+    diff(&pair, &["--plan", "--report", report.to_str().unwrap()]).ends_with(3);
+    let mut rows = parquet_rows(&report);
+    rows.sort();
+    let changed = r#"public.t changed {"id" -> "2"} {"v" -> "v2"} {"v" -> null}"#;
+    let missing = r#"public.t missing {"id" -> "1"} {"v" -> "v1"} null"#;
+    let surplus = r#"public.t surplus {"id" -> "2000"} null {"v" -> null}"#;
+    assert_eq!(rows, [changed, missing, surplus]);
     let same = pair.room.path("repair.ndjson");
     diff(&pair, &["--repair", "--report", same.to_str().unwrap()]).ends_with(0);
     assert_eq!(std::fs::read_to_string(&same).unwrap().lines().count(), 3);
