@@ -17,6 +17,7 @@ mod key_values;
 pub mod letter;
 pub mod load;
 pub mod name;
+pub mod number;
 pub mod position;
 pub mod replica;
 pub mod report;

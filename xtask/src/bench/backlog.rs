@@ -92,7 +92,7 @@ fn run(options: &Options, per_transaction: u64) -> Outcome<String> {
     let title = format!(
         "Backlog of {changes} single-row changes (50 % inserts, 35 % updates, 15 % deletes) in transactions of {per_transaction}"
     );
-    Ok(table(&title, "changes", changes, &sides))
+    Ok(table(&title, "changes", changes, &sides, "equal after each"))
 }
 
 /// Both sides have the table, and stand still with a slot each.

@@ -14,6 +14,8 @@ use crate::Outcome;
 
 /// The database at the destination.
 const DATABASE: &str = "copy";
+/// A comparison that finds less, or more, ends with another code.
+const CHECKED: &str = "by its exit code each time";
 const TABLES: [&str; 2] = ["public.pgbench_accounts", "public.wide"];
 
 const WIDE: &str =
@@ -59,9 +61,9 @@ pub(super) fn run(options: &Options) -> Outcome<String> {
     let of = |what: &str| format!("{what}, two tables of {rows} rows on each side");
     let one = format!("Diff PostgreSQL and SQLite, equal, {rows} rows on each side");
     Ok([
-        table(&of("Diff PostgreSQL and PostgreSQL, equal"), "rows", 2 * rows, &equal),
-        table(&of("The same with 1,000 differences in each table"), "rows", 2 * rows, &different),
-        table(&one, "rows", rows, &sqlite),
+        table(&of("Diff PostgreSQL and PostgreSQL, equal"), "rows", 2 * rows, &equal, CHECKED),
+        table(&of("The same with 1,000 differences in each table"), "rows", 2 * rows, &different, CHECKED),
+        table(&one, "rows", rows, &sqlite, CHECKED),
     ]
     .join("\n"))
 }
@@ -90,8 +92,8 @@ pub(super) fn run_reladiff(options: &Options) -> Outcome<String> {
     }
     let of = |what: &str| format!("{what}, {rows} rows on each side");
     Ok([
-        table(&of("Diff of pgbench's accounts, equal"), "rows", rows, &equal),
-        table(&of("The same with 1,000 differences"), "rows", rows, &different),
+        table(&of("Diff of pgbench's accounts, equal"), "rows", rows, &equal, CHECKED),
+        table(&of("The same with 1,000 differences"), "rows", rows, &different, CHECKED),
     ]
     .join("\n"))
 }

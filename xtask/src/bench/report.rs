@@ -10,8 +10,8 @@ pub(super) struct Side {
     pub(super) costs: Vec<Cost>,
 }
 
-/// A table with a line per side, and the ratio of the first to the second.
-pub(super) fn table(title: &str, unit: &str, count: u64, sides: &[Side; 2]) -> String {
+/// A table with a line per side, and the ratio of the first to the second. `checked` says how each run was.
+pub(super) fn table(title: &str, unit: &str, count: u64, sides: &[Side; 2], checked: &str) -> String {
     let mut text = format!(
         "### {title}\n\n| | {unit}/s | s, median (min–max) | {unit} per CPU-second | peak memory |\n|---|---|---|---|---|\n"
     );
@@ -37,7 +37,7 @@ pub(super) fn table(title: &str, unit: &str, count: u64, sides: &[Side; 2]) -> S
     let runs = sides[0].costs.len();
     let _ = writeln!(
         text,
-        "\n{} : {} = **{:.2} ×**, {runs} pairs, equal after each.",
+        "\n{} : {} = **{:.2} ×**, {runs} pairs, {checked}.",
         sides[0].name,
         sides[1].name,
         rates[0] / rates[1]

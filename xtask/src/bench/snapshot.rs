@@ -56,7 +56,7 @@ pub(super) fn run(options: &Options) -> Outcome<String> {
     }
     let rows = u64::from(scale) * 100_000 + wide_rows;
     let title = format!("Snapshot PostgreSQL → PostgreSQL, {rows} rows in two tables, primary keys included");
-    Ok(table(&title, "rows", rows, &sides))
+    Ok(table(&title, "rows", rows, &sides, "equal after each"))
 }
 
 fn fill(pair: &Pair, scale: u32, wide_rows: u64) {

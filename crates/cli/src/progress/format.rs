@@ -2,18 +2,7 @@
 
 use std::time::Duration;
 
-/// `1,234,567`.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+pub(crate) use syncline_core::number::grouped as count;
 
 /// `0 B`, `512 B`, `12.3 MB`: decimal units, three digits.
 pub(crate) fn bytes(number: u64) -> String {
@@ -70,7 +59,6 @@ mod tests {
 
     #[test]
     fn people_can_read_it() {
-        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(
             [bytes(0), bytes(999), bytes(1500), bytes(123_456), bytes(12_345_678), bytes(u64::MAX)],
             ["0 B", "999 B", "1.5 kB", "123 kB", "12.3 MB", "18.4 EB"]

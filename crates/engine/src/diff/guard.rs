@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use syncline_core::number::grouped;
 use syncline_core::{Error, Result};
 
 use super::table::Counts;
@@ -82,7 +83,7 @@ pub struct Exceeded {
 
 impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}, of at most {}", self.count, self.operations, self.limit)
+        write!(f, "{} {}, of at most {}", grouped(self.count), self.operations, grouped(self.limit))
     }
 }
 
