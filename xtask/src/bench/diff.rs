@@ -13,10 +13,10 @@ use super::scenarios::{Options, Size};
 use crate::Outcome;
 
 /// The database at the destination.
-const DATABASE: &str = "copy";
+pub(super) const DATABASE: &str = "copy";
 /// A comparison that finds less, or more, ends with another code.
 const CHECKED: &str = "by its exit code each time";
-const TABLES: [&str; 2] = ["public.pgbench_accounts", "public.wide"];
+pub(super) const TABLES: [&str; 2] = ["public.pgbench_accounts", "public.wide"];
 
 const WIDE: &str =
     "CREATE TABLE wide (id bigint PRIMARY KEY, flag boolean, small int2, ratio float8, price numeric(14, 4),
@@ -52,8 +52,7 @@ pub(super) fn run(options: &Options) -> Outcome<String> {
         }
         eprintln!("round {}: {:?} {:?}", round + 1, equal.each_ref().map(last), sqlite.each_ref().map(last));
     }
-    pair.destination.psql(DATABASE, &PLANT.replace("$rows", &rows.to_string()));
-    pair.destination.psql(DATABASE, "VACUUM ANALYZE");
+    plant(&pair, rows);
     for _ in 0..options.rounds {
         different[0].costs.push(ours(&pair, &TABLES, 3)?);
     }
@@ -79,8 +78,7 @@ pub(super) fn run_reladiff(options: &Options) -> Outcome<String> {
     let mut different = [side("syncline"), side("reladiff 0.6")];
     for (sides, code) in [(&mut equal, 0), (&mut different, 3)] {
         if code == 3 {
-            pair.destination.psql(DATABASE, &PLANT.replace("$rows", &rows.to_string()));
-            pair.destination.psql(DATABASE, "VACUUM ANALYZE");
+            plant(&pair, rows);
         }
         for round in 0..options.rounds {
             for at in [round % 2, 1 - round % 2] {
@@ -106,7 +104,7 @@ fn last(side: &Side) -> Option<Cost> {
     side.costs.last().copied()
 }
 
-fn fill(pair: &Pair, scale: u32, rows: u64) {
+pub(super) fn fill(pair: &Pair, scale: u32, rows: u64) {
     pair.destination.psql("postgres", &format!("CREATE DATABASE {DATABASE}"));
     for (server, database) in [(&pair.source, SOURCE), (&pair.destination, DATABASE)] {
         pgbench::init(server, database, scale);
@@ -115,6 +113,12 @@ fn fill(pair: &Pair, scale: u32, rows: u64) {
         server.psql(database, "VACUUM (FREEZE, ANALYZE)");
     }
     pair.checkpoint();
+}
+
+/// Makes 1,000 rows of each table differ.
+pub(super) fn plant(pair: &Pair, rows: u64) {
+    pair.destination.psql(DATABASE, &PLANT.replace("$rows", &rows.to_string()));
+    pair.destination.psql(DATABASE, "VACUUM ANALYZE");
 }
 
 fn sqlite_copy(pair: &Pair) -> Outcome<PathBuf> {

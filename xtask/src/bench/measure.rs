@@ -107,6 +107,11 @@ impl Watched {
     }
 }
 
+/// The peak of a process that still runs; its threads' and its own memory, not its children's.
+pub(super) fn peak_bytes_of(process: &Child) -> u64 {
+    peak_bytes(&format!("/proc/{}", process.id())).unwrap_or_default()
+}
+
 fn peak_bytes(directory: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("{directory}/status")).ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -2,6 +2,8 @@
 //! the product. What they say is in `benches/README.md`.
 
 #[cfg(feature = "bench")]
+mod agents;
+#[cfg(feature = "bench")]
 mod backlog;
 #[cfg(feature = "bench")]
 mod diff;

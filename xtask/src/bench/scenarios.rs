@@ -1,6 +1,6 @@
 //! Which measurements there are, and how they are asked for. A new one is a module beside this one and a line here.
 
-use super::{backlog, diff, latency, machine, snapshot};
+use super::{agents, backlog, diff, latency, machine, snapshot};
 use crate::Outcome;
 
 /// How a scenario is run.
@@ -31,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { name: "backlog-1", run: backlog::run_single },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "diff", run: diff::run },
+    Scenario { name: "diff-agents", run: agents::run },
     Scenario { name: "diff-reladiff", run: diff::run_reladiff },
 ];
 
