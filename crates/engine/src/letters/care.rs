@@ -13,8 +13,8 @@ pub(crate) enum Care {
     Usual,
     /// The same load was refused for its rows: those at fault are found and set aside.
     Sift,
-    /// The same load was refused because rows of these tables refer to others that are not there. Whether a row is at fault is
-    /// known when everything else is written, so theirs come last.
+    /// The same load was refused at its end: rows of these tables refer to others that are not there, or break another rule that
+    /// waits for the commit. Whether a row is at fault is known when everything else is written, so theirs come last.
     Refer(BTreeSet<TableId>),
 }
 
@@ -25,13 +25,14 @@ impl Care {
         if attempt.context.pipeline.dead_letters_max == 0 {
             return None;
         }
+        if !error.rows_at_fault() && !error.breaks_reference() {
+            return None;
+        }
         match self {
             Self::Usual if error.rows_at_fault() => Some(Self::Sift),
-            Self::Usual | Self::Sift if error.breaks_reference() => Some(Self::Refer([table.clone()].into())),
-            Self::Refer(tables) if error.breaks_reference() && !tables.contains(table) => {
-                Some(Self::Refer(tables.iter().chain([table]).cloned().collect()))
-            }
-            _ => None,
+            Self::Usual | Self::Sift => Some(Self::Refer([table.clone()].into())),
+            Self::Refer(tables) if tables.contains(table) => None,
+            Self::Refer(tables) => Some(Self::Refer(tables.iter().chain([table]).cloned().collect())),
         }
     }
 

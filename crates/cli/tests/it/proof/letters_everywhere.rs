@@ -12,29 +12,31 @@ use crate::process::{EndsWith, RUN_MAX, Room};
 
 const TRUNCATE: [&str; 2] = ["--prepare", "truncate"];
 
-/// A keyed table of binary values, one whose values travel as text, and one without a key; `long` does not compress.
+/// A table with a key, and one without; `long` does not compress.
 const SOURCE: &str = "CREATE TABLE item (id int PRIMARY KEY, note text, big text);
     ALTER TABLE item ALTER big SET STORAGE EXTERNAL;
-    CREATE TABLE named (id int PRIMARY KEY, what regclass, note text);
     CREATE TABLE line (note text, n int); ALTER TABLE line REPLICA IDENTITY FULL;
     CREATE FUNCTION long(n int) RETURNS text LANGUAGE sql AS
         $$ SELECT string_agg(md5(i::text || n), '') FROM generate_series(1, 300) i $$;
     INSERT INTO item SELECT i, CASE WHEN i IN (7, 999, 4000) THEN 'bad secret' ELSE 'note ' || i END, 'small'
         FROM generate_series(1, 4000) i;
-    UPDATE item SET note = long(id) WHERE id = 500; UPDATE item SET big = repeat('x', 3000) WHERE id % 100 = 0;
-    INSERT INTO named SELECT i, 'pg_class', CASE WHEN i = 70 THEN 'bad' ELSE 'note' END FROM generate_series(1, 300) i;
+    UPDATE item SET note = long(id) WHERE id = 501; UPDATE item SET big = repeat('x', 3000) WHERE id % 100 = 0;
     INSERT INTO line SELECT CASE WHEN i % 100 = 0 THEN 'bad' ELSE 'line' END, i / 2 FROM generate_series(1, 300) i";
 
 /// What is there before, and refuses rows: checks, and an index that does not take large values.
 const DESTINATION: &str = "CREATE TABLE item (id int PRIMARY KEY, note text, big text);
     ALTER TABLE item ALTER big SET STORAGE EXTERNAL;
-    CREATE TABLE named (id int PRIMARY KEY, what regclass, note text CHECK (note <> 'bad'));
     CREATE TABLE line (note text CHECK (note <> 'bad'), n int);
     ALTER TABLE item ADD CONSTRAINT no_bad CHECK (note NOT LIKE 'bad%');
     CREATE INDEX short_notes ON item (note)";
 
 const WITHOUT: &str = "ALTER TABLE item DROP CONSTRAINT no_bad; DROP INDEX short_notes;
-    ALTER TABLE named DROP CONSTRAINT named_note_check; ALTER TABLE line DROP CONSTRAINT line_note_check";
+    ALTER TABLE line DROP CONSTRAINT line_note_check";
+
+/// With it the values of all tables travel as text.
+const AS_TEXT: &str = "CREATE TABLE named (id int PRIMARY KEY, what regclass, note text);
+    INSERT INTO named SELECT i, 'pg_class', CASE WHEN i = 70 THEN 'bad' ELSE 'note' END FROM generate_series(1, 300) i";
+const AS_TEXT_THERE: &str = "CREATE TABLE named (id int PRIMARY KEY, what regclass, note text CHECK (note <> 'bad'))";
 
 async fn refusing() -> Option<Pair> {
     let pair = Pair::start().await?;
@@ -55,32 +57,40 @@ async fn assert_mends(pair: &Pair, more: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trap_25_rows_of_a_snapshot_at_fault_are_set_aside_and_the_rest_is_loaded() {
-    for resumable in [false, true] {
+    for (resumable, as_text) in [(false, false), (true, false), (false, true), (true, true)] {
         let Some(pair) = refusing().await else { return };
+        if as_text {
+            pair.source.execute(SHOP, AS_TEXT).await;
+            pair.ask_destination(AS_TEXT_THERE);
+        }
         let more = if resumable { &["--snapshot", "resumable"][..] } else { &[] };
         let ended = pair.run_well(&[&TRUNCATE[..], more].concat());
         assert!(!ended.stdout.contains("secret") && !ended.stderr.contains("secret"), "{ended:?}");
         let listed = letters(&pair.room);
         let counts = ["item", "named", "line"].map(|table| of_table(&listed, table));
-        assert_eq!(counts, [4, 1, 3], "{listed:#?}");
+        assert_eq!(counts, [4, usize::from(as_text), 3], "{listed:#?}");
         assert_eq!(listed.iter().filter(|letter| letter["code"] == "54000").count(), 1, "{listed:#?}");
-        let rest = "SELECT count(*), sum(id), count(DISTINCT note) FROM item WHERE id NOT IN (7, 500, 999, 4000)";
+        let rest = "SELECT count(*), sum(id), count(DISTINCT note) FROM item WHERE id NOT IN (7, 501, 999, 4000)";
         assert_eq!(pair.ask_destination(rest), pair.ask_source(rest));
         assert_eq!(pair.ask_destination("SELECT count(*) FROM item"), "3996");
-        assert_eq!(pair.ask_destination("SELECT count(*), count(DISTINCT n) FROM line"), "297|151");
+        assert_eq!(pair.ask_destination("SELECT count(*), count(DISTINCT n) FROM line"), "297|150");
 
         // Later changes: part of a row, a key that moves, a delete, a whole row; and rows without a key by their values.
         let later = "UPDATE item SET note = 'bad still' WHERE id = 4000; UPDATE item SET id = 4999 WHERE id = 7;
-            DELETE FROM item WHERE id = 999; UPDATE item SET note = 'fine' WHERE id = 500;
-            UPDATE named SET note = 'fine' WHERE id = 70; INSERT INTO item VALUES (7, 'takes the key', 'x');
+            DELETE FROM item WHERE id = 999; UPDATE item SET note = 'fine' WHERE id = 501;
+            INSERT INTO item VALUES (7, 'takes the key', 'x');
             DELETE FROM line WHERE n = 100 AND note = 'bad'; UPDATE line SET n = n + 1 WHERE note = 'bad' AND n = 50;
             UPDATE line SET note = 'good' WHERE n = 150 AND note = 'bad'; UPDATE line SET note = 'bad' WHERE n = 3";
         pair.source.execute(SHOP, later).await;
+        if as_text {
+            pair.source.execute(SHOP, "UPDATE named SET note = 'fine' WHERE id = 70").await;
+        }
         pair.run_well(&[]);
         let listed = letters(&pair.room);
         let counts = ["item", "named", "line"].map(|table| of_table(&listed, table));
-        assert_eq!(counts, [2, 0, 3], "{listed:#?}");
-        assert_eq!(pair.ask_destination("SELECT note FROM item WHERE id IN (7, 500, 999, 4000)"), "fine\ntakes the key");
+        // What takes the key of a row that waits, waits with it: nobody knows here whether a row stood there before.
+        assert_eq!(counts, [3, 0, 3], "{listed:#?}");
+        assert_eq!(pair.ask_destination("SELECT note FROM item WHERE id IN (7, 501, 999, 4000)"), "fine");
         assert_eq!(pair.ask_destination("SELECT count(*) FROM line WHERE note = 'good'"), "1");
         pair.ask_destination(WITHOUT);
         assert_mends(&pair, &[]).await;
@@ -99,7 +109,7 @@ async fn beyond_the_budget_a_snapshot_ends_with_5_and_goes_on_with_more() {
     assert!(stopped.stderr.contains("stopped: public.item"), "{}", stopped.stderr);
     pair.source.execute(SHOP, "UPDATE item SET note = 'good' WHERE note = 'bad' AND id > 10").await;
     pair.run_well(&[]);
-    assert_eq!(of_table(&letters(&pair.room), "item"), 13);
+    assert_eq!(of_table(&letters(&pair.room), "item"), 11);
     pair.ask_destination(WITHOUT);
     assert_mends(&pair, &[]).await;
 }
@@ -108,18 +118,17 @@ async fn beyond_the_budget_a_snapshot_ends_with_5_and_goes_on_with_more() {
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_around_the_commits_of_chunks_with_letters() {
-    for place in ["before_commit", "chunk_committed"] {
-        for nth in [2, 4, 6] {
+    for (place, all) in [("before_commit", &[2, 3, 4, 5][..]), ("chunk_committed", &[1, 2])] {
+        for &nth in all {
             let Some(pair) = refusing().await else { return };
             let resumable = ["--snapshot", "resumable", "--workers", "1"];
             let killed = pair
                 .sync(&[&TRUNCATE[..], &resumable].concat())
                 .env("SYNCLINE_FAILPOINT", format!("{place}=kill@{nth}"))
                 .run(RUN_MAX);
-            let over = killed.signal() != Some(9);
-            assert!(!over || nth == 6, "{place} {nth} was not passed: {killed:?}");
+            assert_eq!(killed.signal(), Some(9), "{place} {nth} was not passed: {killed:?}");
             let changes = "UPDATE item SET note = 'bad ' || id WHERE id % 1000 = 1; UPDATE item SET id = -id WHERE id % 500 = 7;
-                UPDATE line SET n = -n WHERE n % 10 = 0; UPDATE item SET note = 'note' WHERE id = 4000";
+                UPDATE line SET n = -n WHERE n % 10 = 0; UPDATE item SET note = 'note' WHERE id = 999";
             pair.source.execute(SHOP, changes).await;
             pair.run_well(&resumable);
             let listed = letters(&pair.room);
@@ -151,7 +160,7 @@ async fn rows_that_are_refused_in_a_recovery_are_set_aside() {
     let recover = ["--recover", "diff", "--guard", "all=off", "--prepare", "truncate"];
     pair.run_well(&recover);
     let listed = letters(&pair.room);
-    // 20, 21, 500 and 4000; the table without a key is read again.
+    // 20, 21, 501 and 4000; the table without a key is read again.
     assert_eq!((of_table(&listed, "item"), of_table(&listed, "line")), (4, 3), "{listed:#?}");
     assert_eq!(pair.ask_destination("SELECT note FROM item WHERE id IN (7, 20, 22) ORDER BY id"), "fine\nnote 20\nlost");
     let verified = pair.room.run(&["verify", NAME, "--output", "json"]).ends_with(0).stdout;
@@ -232,29 +241,26 @@ fn sqlite_rows_of_a_snapshot_at_fault_are_set_aside() {
     let source = Connection::open(room.path("a.db")).unwrap();
     let run = |sql: &str| source.execute_batch(sql).unwrap();
     run("PRAGMA journal_mode = wal; CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER);
-         CREATE TABLE line (note TEXT, n INTEGER);
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-         INSERT INTO item SELECT i, CASE WHEN i IN (5, 1700) THEN NULL ELSE i END FROM n;
-         INSERT INTO line SELECT 'line', CASE WHEN id = 9 THEN NULL ELSE id END FROM item WHERE id < 20");
+         INSERT INTO item SELECT i, CASE WHEN i IN (5, 1700) THEN NULL ELSE i END FROM n");
     let destination = Connection::open(room.path("b.db")).unwrap();
-    let refusing = "CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
-        CREATE TABLE line (note TEXT, n INTEGER NOT NULL)";
-    destination.execute_batch(refusing).unwrap();
+    destination.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").unwrap();
     let base = ["sync", &room.url("a.db"), &room.url("b.db"), "--name", NAME, "--capture", "triggers"];
     room.run(&[&base[..], &TRUNCATE].concat()).ends_with(0);
     let listed = letters(&room);
-    assert_eq!((of_table(&listed, "item"), of_table(&listed, "line")), (2, 1), "{listed:#?}");
+    assert_eq!(listed.len(), 2, "{listed:#?}");
     let count = |sql: &str| destination.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!((count("SELECT count(*) FROM item"), count("SELECT count(*) FROM line")), (2998, 18));
-    run("UPDATE item SET n = 17 WHERE id = 1700; UPDATE item SET id = 9005 WHERE id = 5; DELETE FROM line WHERE n IS NULL");
+    assert_eq!(count("SELECT count(*) FROM item"), 2998);
+    run("UPDATE item SET n = 17 WHERE id = 1700; UPDATE item SET id = 9005 WHERE id = 5");
     room.run(&base).ends_with(0);
     let listed = letters(&room);
-    assert_eq!((of_table(&listed, "item"), listed.len()), (1, 1), "{listed:#?}");
+    assert_eq!(listed.len(), 1, "{listed:#?}");
     run("UPDATE item SET n = 5 WHERE id = 9005");
     room.run(&base).ends_with(0);
     assert!(letters(&room).is_empty());
-    let rows = "SELECT count(*), sum(id), sum(n) FROM item";
-    let sums = |db: &Connection| db.query_row(rows, [], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?))).unwrap();
-    assert_eq!(sums(&source), sums(&destination));
-    assert!(!sqlite::differences(&room.path("a.db"), &room.path("b.db")).iter().any(|line| line.contains("rows")));
+    // The comparison is one of definitions, too.
+    let like_the_source = "ALTER TABLE item RENAME TO refusing; CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER);
+        INSERT INTO item SELECT * FROM refusing; DROP TABLE refusing";
+    destination.execute_batch(like_the_source).unwrap();
+    sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));
 }

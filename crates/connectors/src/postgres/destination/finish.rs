@@ -21,6 +21,10 @@ use super::session::Pipeline;
 use super::sessions::Purpose;
 use super::set_aside::{self, Owner, Until};
 
+/// All rows are there when an index is built: which of them is one too many is not the index's to say.
+const ROWS_REMEDY: &str = "rows of the source do not fit this index: correct them at the source, or leave the index out (create the table \
+    at the destination without it, and use --prepare truncate), then run again";
+
 /// What a step works with.
 struct Work<'a> {
     client: &'a Client,
@@ -247,5 +251,8 @@ fn same_columns(left: &[String], right: &[&str]) -> bool {
 
 async fn run(client: &Client, statement: &str, table: &TableId) -> Result<()> {
     let done = client.batch_execute(statement).await;
-    done.map_err(|error| from_client(error, "finishing a table").with_table(table))
+    done.map_err(|error| {
+        let error = from_client(error, "finishing a table").with_table(table);
+        if error.rows_at_fault() { error.with_remedy(ROWS_REMEDY) } else { error }
+    })
 }
