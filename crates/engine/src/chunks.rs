@@ -287,7 +287,9 @@ async fn load_read(
     entered: Change,
     care: &Care,
 ) -> Result<()> {
-    let Change::Chunk { generation, n, .. } = entered else { return Err(Error::bug("a chunk without an entry")) };
+    let Change::Chunk { generation, n, .. } = entered else {
+        return Err(Error::bug("a chunk without an entry"));
+    };
     let kind = LoadKind::Chunk { table: table.id.clone(), generation, n };
     let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
     let mut changes = vec![entered];

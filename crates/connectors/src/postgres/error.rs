@@ -118,7 +118,11 @@ mod tests {
 
     #[test]
     fn a_row_is_told_from_its_table() {
-        assert!(["22003", "22P02", "23502", "23505", "23514", "23P01", "54000"].iter().all(|code| is_of_rows(code)));
+        assert!(
+            ["22003", "22P02", "23502", "23505", "23514", "23P01", "54000"]
+                .iter()
+                .all(|code| is_of_rows(code))
+        );
         assert!([MISSING_PART, "23503", "42P01", "42703", "40001", ""].iter().all(|code| !is_of_rows(code)));
     }
 }

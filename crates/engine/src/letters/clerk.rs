@@ -77,11 +77,7 @@ impl Clerk {
     ///
     /// # Errors
     /// As [`Desk::take_up`].
-    pub(crate) fn take_up(
-        &mut self,
-        batch: &ChangeBatch,
-        decisions: Option<&[Decision]>,
-    ) -> Result<TakenUp> {
+    pub(crate) fn take_up(&mut self, batch: &ChangeBatch, decisions: Option<&[Decision]>) -> Result<TakenUp> {
         let id = &batch.table.id;
         if !self.desks.contains_key(id) {
             let Some(desk) = self.attempt.desk(id)? else { return Ok(TakenUp::default()) };
@@ -118,12 +114,7 @@ impl Clerk {
 
     /// Without a key rows are told apart by their values, and each change is about what those before it have left: what is
     /// refused is a letter before the next change is looked at.
-    async fn sift_in_order(
-        &mut self,
-        load: &mut dyn Load,
-        table: &TableId,
-        lines: &Lines,
-    ) -> Result<u64> {
+    async fn sift_in_order(&mut self, load: &mut dyn Load, table: &TableId, lines: &Lines) -> Result<u64> {
         let mut written = 0;
         let mut open = vec![(0..lines.batch.len()).collect::<Vec<usize>>()];
         while let Some(rows) = open.pop() {

@@ -131,11 +131,7 @@ impl Desk {
     ///
     /// # Errors
     /// Data if the table has another shape than they have.
-    pub(crate) fn take_up(
-        &mut self,
-        batch: &ChangeBatch,
-        decisions: Option<&[Decision]>,
-    ) -> Result<TakenUp> {
+    pub(crate) fn take_up(&mut self, batch: &ChangeBatch, decisions: Option<&[Decision]>) -> Result<TakenUp> {
         if self.asides.is_empty() {
             return Ok(TakenUp::default());
         }
@@ -194,13 +190,13 @@ impl Desk {
             }
         };
         for row in 0..batch.len() {
-            let (new_counts, old_counts) =
-                match decisions.map_or(Decision::Apply, |decisions| decisions[row]) {
-                    Decision::Apply | Decision::Again => (true, true),
-                    Decision::Skip | Decision::StartOver => (false, false),
-                    Decision::DeleteOld => (false, true),
-                    Decision::Arrive => (true, false),
-                };
+            let (new_counts, old_counts) = match decisions.map_or(Decision::Apply, |decisions| decisions[row])
+            {
+                Decision::Apply | Decision::Again => (true, true),
+                Decision::Skip | Decision::StartOver => (false, false),
+                Decision::DeleteOld => (false, true),
+                Decision::Arrive => (true, false),
+            };
             if new_counts {
                 key.clear();
                 append_key(&columns, row, &mut key)?;

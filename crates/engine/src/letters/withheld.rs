@@ -28,8 +28,11 @@ impl Withheld {
     /// Data if they are too many.
     pub(crate) fn hold(&mut self, table: &TableId, lines: Lines) -> Result<Option<Lines>> {
         let is_first = !self.lines.contains_key(table);
-        let (now, later) =
-            if is_first && lines.batch.table.has_row_key() { departures(lines)? } else { (None, Some(lines)) };
+        let (now, later) = if is_first && lines.batch.table.has_row_key() {
+            departures(lines)?
+        } else {
+            (None, Some(lines))
+        };
         let Some(later) = later else { return Ok(now) };
         self.bytes += later.batch.bytes();
         if self.bytes > BYTES_MAX {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use syncline_core::{
-    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part,
-    Position, Result, RowKey, TableId, TablePhase, Verdict,
+    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
+    Result, RowKey, TableId, TablePhase, Verdict,
 };
 use syncline_journal::Journal;
 

@@ -36,7 +36,8 @@ const WITHOUT: &str = "ALTER TABLE item DROP CONSTRAINT no_bad; DROP INDEX short
 /// With it the values of all tables travel as text.
 const AS_TEXT: &str = "CREATE TABLE named (id int PRIMARY KEY, what regclass, note text);
     INSERT INTO named SELECT i, 'pg_class', CASE WHEN i = 70 THEN 'bad' ELSE 'note' END FROM generate_series(1, 300) i";
-const AS_TEXT_THERE: &str = "CREATE TABLE named (id int PRIMARY KEY, what regclass, note text CHECK (note <> 'bad'))";
+const AS_TEXT_THERE: &str =
+    "CREATE TABLE named (id int PRIMARY KEY, what regclass, note text CHECK (note <> 'bad'))";
 
 async fn refusing() -> Option<Pair> {
     let pair = Pair::start().await?;
@@ -70,7 +71,8 @@ async fn trap_25_rows_of_a_snapshot_at_fault_are_set_aside_and_the_rest_is_loade
         let counts = ["item", "named", "line"].map(|table| of_table(&listed, table));
         assert_eq!(counts, [4, usize::from(as_text), 3], "{listed:#?}");
         assert_eq!(listed.iter().filter(|letter| letter["code"] == "54000").count(), 1, "{listed:#?}");
-        let rest = "SELECT count(*), sum(id), count(DISTINCT note) FROM item WHERE id NOT IN (7, 501, 999, 4000)";
+        let rest =
+            "SELECT count(*), sum(id), count(DISTINCT note) FROM item WHERE id NOT IN (7, 501, 999, 4000)";
         assert_eq!(pair.ask_destination(rest), pair.ask_source(rest));
         assert_eq!(pair.ask_destination("SELECT count(*) FROM item"), "3996");
         assert_eq!(pair.ask_destination("SELECT count(*), count(DISTINCT n) FROM line"), "297|150");
@@ -133,7 +135,11 @@ async fn killed_around_the_commits_of_chunks_with_letters() {
             pair.run_well(&resumable);
             let listed = letters(&pair.room);
             let bad = "SELECT count(*) FROM item WHERE note LIKE 'bad%' OR length(note) > 2000";
-            assert_eq!(of_table(&listed, "item").to_string(), pair.ask_source(bad), "{place} {nth}: {listed:#?}");
+            assert_eq!(
+                of_table(&listed, "item").to_string(),
+                pair.ask_source(bad),
+                "{place} {nth}: {listed:#?}"
+            );
             let there = "SELECT count(*) FROM item";
             let all: usize = pair.ask_source(there).parse().unwrap();
             let inserts = all - pair.ask_destination(there).parse::<usize>().unwrap();
@@ -162,7 +168,10 @@ async fn rows_that_are_refused_in_a_recovery_are_set_aside() {
     let listed = letters(&pair.room);
     // 20, 21, 501 and 4000; the table without a key is read again.
     assert_eq!((of_table(&listed, "item"), of_table(&listed, "line")), (4, 3), "{listed:#?}");
-    assert_eq!(pair.ask_destination("SELECT note FROM item WHERE id IN (7, 20, 22) ORDER BY id"), "fine\nnote 20\nlost");
+    assert_eq!(
+        pair.ask_destination("SELECT note FROM item WHERE id IN (7, 20, 22) ORDER BY id"),
+        "fine\nnote 20\nlost"
+    );
     let verified = pair.room.run(&["verify", NAME, "--output", "json"]).ends_with(0).stdout;
     assert!(verified.contains("\"set_aside\":4"), "{verified}");
     pair.ask_destination(WITHOUT);
@@ -204,10 +213,19 @@ async fn rows_that_refer_to_a_row_that_waits_come_after_it() {
         "897|897|3"
     );
     // A later change of a row that waits, and still in vain.
-    pair.source.execute(SHOP, "UPDATE m_child SET parent = 900 WHERE id = 3; UPDATE m_child SET parent = 1 WHERE id = 900").await;
+    pair.source
+        .execute(
+            SHOP,
+            "UPDATE m_child SET parent = 900 WHERE id = 3; UPDATE m_child SET parent = 1 WHERE id = 900",
+        )
+        .await;
     sync(&[]).ends_with(0);
     let listed = letters(&pair.room);
-    assert_eq!(["z_parent", "m_child", "a_grandchild"].map(|table| of_table(&listed, table)), [2, 2, 1], "{listed:#?}");
+    assert_eq!(
+        ["z_parent", "m_child", "a_grandchild"].map(|table| of_table(&listed, table)),
+        [2, 2, 1],
+        "{listed:#?}"
+    );
     let retried = pair.room.run(&["dead-letters", "retry", NAME]).ends_with(1);
     assert!(retried.stdout.contains("0 dead letters loaded, 5 refused again"), "{retried:?}");
     pair.ask_destination("ALTER TABLE z_parent DROP CONSTRAINT no_bad");
@@ -225,11 +243,16 @@ async fn a_foreign_key_waits_for_the_rows_that_it_misses() {
         INSERT INTO parent SELECT i, CASE WHEN i = 30 THEN 'bad' ELSE 'note' END FROM generate_series(1, 50) i;
         INSERT INTO child SELECT i, i FROM generate_series(1, 50) i";
     pair.source.execute(SHOP, tables).await;
-    pair.ask_destination("CREATE TABLE parent (id int PRIMARY KEY, note text CONSTRAINT no_bad CHECK (note <> 'bad'))");
+    pair.ask_destination(
+        "CREATE TABLE parent (id int PRIMARY KEY, note text CONSTRAINT no_bad CHECK (note <> 'bad'))",
+    );
     pair.run_well(&TRUNCATE);
     assert_eq!(letters(&pair.room).len(), 1);
     let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f'";
-    assert_eq!((pair.ask_destination(keys), pair.ask_destination("SELECT count(*) FROM child")), ("0".into(), "50".into()));
+    assert_eq!(
+        (pair.ask_destination(keys), pair.ask_destination("SELECT count(*) FROM child")),
+        ("0".into(), "50".into())
+    );
     pair.ask_destination("ALTER TABLE parent DROP CONSTRAINT no_bad");
     assert_mends(&pair, &[]).await;
     assert_eq!(pair.ask_destination(keys), "1");
@@ -259,7 +282,8 @@ fn sqlite_rows_of_a_snapshot_at_fault_are_set_aside() {
     room.run(&base).ends_with(0);
     assert!(letters(&room).is_empty());
     // The comparison is one of definitions, too.
-    let like_the_source = "ALTER TABLE item RENAME TO refusing; CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER);
+    let like_the_source =
+        "ALTER TABLE item RENAME TO refusing; CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER);
         INSERT INTO item SELECT * FROM refusing; DROP TABLE refusing";
     destination.execute_batch(like_the_source).unwrap();
     sqlite::assert_equal(&room.path("a.db"), &room.path("b.db"));

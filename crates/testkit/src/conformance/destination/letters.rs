@@ -156,7 +156,9 @@ pub async fn a_large_part_that_is_refused_leaves_the_load_as_it_was(
 }
 
 /// Rows of a chunk are offered as changes are: what is refused leaves the chunk as it was, and what is taken is counted alone.
-pub async fn rows_of_a_chunk_that_are_refused_leave_it_as_it_was(harness: &dyn DestinationHarness) -> Outcome {
+pub async fn rows_of_a_chunk_that_are_refused_leave_it_as_it_was(
+    harness: &dyn DestinationHarness,
+) -> Outcome {
     let fixture = harness.fixture().await;
     let held = Held::begin(fixture.as_ref(), "chunk_offers").await;
     let code = |id: &str, code: &str| cells(&[id, code]);
@@ -182,7 +184,8 @@ pub async fn rows_of_a_chunk_that_are_refused_leave_it_as_it_was(harness: &dyn D
     let entered = chunk_entered(&table, 1, 7);
     let durable = ok(patiently("committing", load.commit(&Delta::of(vec![entered, put(1, &refused)]))).await);
     assert_eq!(durable.counts.applied, 4);
-    let expected = [("1", "taken"), ("2", "a"), ("3", "b"), ("4", "c"), ("6", "d")].map(|(id, c)| code(id, c));
+    let expected =
+        [("1", "taken"), ("2", "a"), ("3", "b"), ("4", "c"), ("6", "d")].map(|(id, c)| code(id, c));
     held.assert_holds(Standard::Codes, &expected).await;
     let checkpoint = held.checkpoint().await;
     assert_eq!(checkpoint.letters, BTreeMap::from([(LetterId(1), refused)]));

@@ -104,7 +104,11 @@ pub(super) async fn check_now(load: &mut PostgresLoad) -> Result<Option<Error>> 
             })
         }
     };
-    let end = if refused.is_some() { "ROLLBACK TO SAVEPOINT offer; RELEASE SAVEPOINT offer" } else { "RELEASE SAVEPOINT offer" };
+    let end = if refused.is_some() {
+        "ROLLBACK TO SAVEPOINT offer; RELEASE SAVEPOINT offer"
+    } else {
+        "RELEASE SAVEPOINT offer"
+    };
     load.lease.client()?.batch_execute(end).await.map_err(failed)?;
     load.checks_offers = refused.is_none();
     Ok(refused)
