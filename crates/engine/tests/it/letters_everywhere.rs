@@ -16,7 +16,6 @@ use crate::recovery::seeds;
 use crate::support::{Shop, key, pipeline, run};
 use crate::verify::sides;
 
-
 struct World {
     shop: Arc<Shop>,
     dir: tempfile::TempDir,

@@ -258,6 +258,23 @@ async fn a_foreign_key_waits_for_the_rows_that_it_misses() {
     assert_eq!(pair.ask_destination(keys), "1");
 }
 
+/// An index that is built when all rows are there does not say which of them is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unique_index_that_the_rows_do_not_allow_stops_its_table_and_says_what_to_do() {
+    let Some(pair) = refusing().await else { return };
+    pair.ask_destination(WITHOUT);
+    pair.ask_destination("CREATE UNIQUE INDEX once ON item (left(note, 20))");
+    let stopped = pair.run(&TRUNCATE).ends_with(1);
+    assert!(
+        stopped.stderr.contains("once") && stopped.stderr.contains("do not fit this index"),
+        "{}",
+        stopped.stderr
+    );
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM line"), "300");
+    pair.source.execute(SHOP, "UPDATE item SET note = 'note ' || id WHERE note LIKE 'bad%'").await;
+    assert_mends(&pair, &[]).await;
+}
+
 #[test]
 fn sqlite_rows_of_a_snapshot_at_fault_are_set_aside() {
     let room = Room::new();

@@ -22,8 +22,8 @@ use super::sessions::Purpose;
 use super::set_aside::{self, Owner, Until};
 
 /// All rows are there when an index is built: which of them is one too many is not the index's to say.
-const ROWS_REMEDY: &str = "rows of the source do not fit this index: correct them at the source, or leave the index out (create the table \
-    at the destination without it, and use --prepare truncate), then run again";
+const ROWS_REMEDY: &str = "rows of the source do not fit this index: correct them at the source, or drop the index at the \
+    destination and start the table over with --prepare truncate; then run again";
 
 /// What a step works with.
 struct Work<'a> {
@@ -49,11 +49,12 @@ pub(super) async fn finish(pipeline: &Pipeline, table: &Arc<TableSchema>, step: 
     let registered = bookkeeping::registered(client, &pipeline.name, &table.id).await?.unwrap_or_default();
     let definition = ddl::definition_of(table)?.filter(|_| registered.created);
     let work = Work { client, pipeline, table, target: &target, definition, registered };
-    match step {
-        FinishStep::Key => work.key().await?,
-        FinishStep::Indexes => work.indexes().await?,
-        FinishStep::ForeignKeys => work.foreign_keys().await?,
-    }
+    let made = match step {
+        FinishStep::Key => work.key().await,
+        FinishStep::Indexes => work.indexes().await,
+        FinishStep::ForeignKeys => work.foreign_keys().await,
+    };
+    made.map_err(|error| if error.rows_at_fault() { error.with_remedy(ROWS_REMEDY) } else { error })?;
     check_fence(client, pipeline).await?;
     client.batch_execute("COMMIT").await.map_err(failed)?;
     drop(work);
@@ -251,8 +252,5 @@ fn same_columns(left: &[String], right: &[&str]) -> bool {
 
 async fn run(client: &Client, statement: &str, table: &TableId) -> Result<()> {
     let done = client.batch_execute(statement).await;
-    done.map_err(|error| {
-        let error = from_client(error, "finishing a table").with_table(table);
-        if error.rows_at_fault() { error.with_remedy(ROWS_REMEDY) } else { error }
-    })
+    done.map_err(|error| from_client(error, "finishing a table").with_table(table))
 }
