@@ -3,7 +3,6 @@
 //! Everything happens inside the load that will commit: what is taken stays, what is refused leaves no trace
 //! ([`syncline_core::Load::offer`]). With `f` rows at fault among `n` that takes about `2 f log n` offers.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -109,7 +108,8 @@ pub(crate) async fn sift_rows(
     room: usize,
 ) -> Result<Vec<(usize, Refusal)>> {
     let mut refused = Vec::new();
-    let mut open: Vec<Range<usize>> = vec![0..rows.num_rows()];
+    let all = 0..rows.num_rows();
+    let mut open = vec![all];
     while let Some(range) = open.pop().filter(|range| refused.len() <= room && !range.is_empty()) {
         let rows = rows.slice(range.start, range.len());
         let part = Part::Rows { table: Arc::clone(table), rows };

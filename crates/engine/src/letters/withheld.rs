@@ -29,7 +29,7 @@ impl Withheld {
     pub(crate) fn hold(&mut self, table: &TableId, lines: Lines) -> Result<Option<Lines>> {
         let is_first = !self.lines.contains_key(table);
         let (now, later) = if is_first && lines.batch.table.has_row_key() {
-            departures(lines)?
+            departures(&lines)?
         } else {
             (None, Some(lines))
         };
@@ -98,7 +98,7 @@ impl Withheld {
 }
 
 /// Rows that only go, and the others.
-fn departures(lines: Lines) -> Result<(Option<Lines>, Option<Lines>)> {
+fn departures(lines: &Lines) -> Result<(Option<Lines>, Option<Lines>)> {
     let batch = &lines.batch;
     let first = usize::from(batch.operations.first() == Some(&Operation::Truncate));
     let keys = (first..batch.len()).map(|row| keys_of(batch, row)).collect::<Result<Vec<_>>>()?;
@@ -110,7 +110,7 @@ fn departures(lines: Lines) -> Result<(Option<Lines>, Option<Lines>)> {
     }
     let some = |mut rows: Vec<usize>| {
         rows.sort_unstable();
-        if rows.is_empty() { Ok(None) } else { picked(&lines, &rows).map(Some) }
+        if rows.is_empty() { Ok(None) } else { picked(lines, &rows).map(Some) }
     };
     Ok((some(now)?, some(later)?))
 }
