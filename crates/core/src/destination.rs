@@ -185,13 +185,22 @@ pub trait Load: Send {
     /// Data, with the table, if a row cannot be stored: the load is then to be dropped.
     async fn write(&mut self, part: Part) -> Result<()>;
 
-    /// As [`Load::write`] for a part of changes of which some may be refused: what the other end has to say about them is
-    /// heard at once, and a part that it refuses for its rows ([`Error::rows_at_fault`]) leaves the load as it was before.
+    /// As [`Load::write`] for a part of changes, or of rows ([`Part::Rows`]), of which some may be refused: what the other end
+    /// has to say about them is heard at once, and a part that it refuses for its rows ([`Error::rows_at_fault`]) leaves the load as it was before.
     /// That error is returned as a value; the load goes on.
     ///
     /// # Errors
     /// Whatever is not the fault of single rows: the load is then to be dropped.
     async fn offer(&mut self, part: Part) -> Result<Option<Error>>;
+
+    /// Checks now what else would be checked by the commit (foreign keys that wait for it), and from now on with each
+    /// [`Load::offer`]. If that does not hold, the error is returned as a value, and offers go on without it.
+    ///
+    /// # Errors
+    /// Whatever is not the fault of rows: the load is then to be dropped.
+    async fn check_now(&mut self) -> Result<Option<Error>> {
+        Ok(None)
+    }
 
     /// Commits the parts and the delta together.
     ///

@@ -123,6 +123,7 @@ struct Inner {
     context: Vec<String>,
     table: Option<TableId>,
     rows_at_fault: bool,
+    breaks_reference: bool,
     misses_changes: bool,
     remedy: Option<String>,
     code: Option<String>,
@@ -142,6 +143,7 @@ impl Error {
                 context: Vec::new(),
                 table: None,
                 rows_at_fault: false,
+                breaks_reference: false,
                 misses_changes: false,
                 remedy: None,
                 code: None,
@@ -219,6 +221,20 @@ impl Error {
     #[must_use]
     pub fn rows_at_fault(&self) -> bool {
         self.inner.rows_at_fault && self.inner.kind == ErrorKind::Data
+    }
+
+    /// Says that rows of the table refer to rows that are not there (a foreign key). Those may come later in the same load, so
+    /// which rows are at fault is known only at its end.
+    #[must_use]
+    pub fn with_broken_reference(mut self) -> Self {
+        self.inner.breaks_reference = true;
+        self
+    }
+
+    /// Whether rows refer to others that are not there, see [`Error::with_broken_reference`].
+    #[must_use]
+    pub fn breaks_reference(&self) -> bool {
+        self.inner.breaks_reference && self.inner.kind == ErrorKind::Data
     }
 
     /// Says that changes are missing between what a pipeline has read and what its source's log still has: reading on cannot

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::board::Board;
 use crate::control::Control;
+use crate::letters::clerk::Pending;
 use crate::letters::desk::Desk;
 use crate::loader::mending::Mending;
 use crate::pipeline::Pipeline;
@@ -105,6 +106,8 @@ pub(crate) struct Attempt {
     pub(crate) watch: Watch,
     /// How far the recovery of tables has come.
     pub(crate) mending: Mending,
+    /// Letters that open loads are about to put.
+    pub(crate) pending_letters: Mutex<Pending>,
     checkpoint: Mutex<Checkpoint>,
     /// The number of the next letter.
     next_letter: AtomicU64,
@@ -133,6 +136,7 @@ impl Attempt {
             marked: Notify::new(),
             watch: Watch::default(),
             mending: Mending::default(),
+            pending_letters: Mutex::default(),
             next_letter: AtomicU64::new(checkpoint.letters.keys().next_back().map_or(1, |last| last.0 + 1)),
             checkpoint: Mutex::new(checkpoint),
         }
@@ -172,14 +176,6 @@ impl Attempt {
     /// Whether tables are being recovered.
     pub(crate) fn is_recovering(&self) -> bool {
         !self.tables_in(TablePhase::Recovering).is_empty()
-    }
-
-    /// Whether a load failed by rows that may be set aside.
-    pub(crate) fn may_set_aside(&self, error: &Error) -> bool {
-        let keyed = |id: &TableId| self.tables.get(id).is_some_and(|table| table.has_row_key());
-        error.rows_at_fault()
-            && self.context.pipeline.dead_letters_max > 0
-            && error.table().is_some_and(keyed)
     }
 
     /// A number that no letter has.

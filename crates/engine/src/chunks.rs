@@ -19,6 +19,9 @@ use syncline_core::{
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::attempt::Attempt;
+use crate::letters::care::Care;
+use crate::letters::clerk::{self, Clerk};
+use crate::letters::gathered::Gathered;
 use crate::progress::Phase;
 
 /// Chunk pieces on their way from source to destination; each is about a megabyte at most.
@@ -243,6 +246,7 @@ async fn load_chunk(
     chunk: &Chunk,
     generation: u32,
 ) -> Result<Outcome> {
+    let mut care = Care::Usual;
     loop {
         if attempt.context.control.draining().is_cancelled() || attempt.context.board.is_stopped(&table.id) {
             return Ok(Outcome::Drained);
@@ -261,17 +265,73 @@ async fn load_chunk(
         }
         failpoint::pass("chunk_read").await?;
         attempt.watch.touch_table(&table.id);
-        let kind = LoadKind::Chunk { table: table.id.clone(), generation, n: chunk.n };
-        let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
         let entry = ChunkEntry { range: chunk.range.clone(), mark: reader.mark().0.clone(), rows: 0 };
-        let load = carry(table, reader.as_mut(), load).await?;
         let change = Change::Chunk { table: table.id.clone(), generation, n: chunk.n, entry };
-        let durable = attempt.commit(load, &Delta::of(vec![change])).await?;
-        attempt.context.board.rows_done(&table.id, durable.counts.applied);
+        let loaded = load_read(attempt, snapshots, table, reader.as_mut(), change, &care).await;
         drop(applied);
-        failpoint::hit("chunk_committed")?;
-        return Ok(Outcome::Loaded);
+        let Err(error) = loaded else {
+            failpoint::hit("chunk_committed")?;
+            return Ok(Outcome::Loaded);
+        };
+        // It is read once more, and those of its rows that are at fault are set aside.
+        care = care.after(attempt, &error).ok_or(error)?;
     }
+}
+
+/// Loads a chunk that is being read, with its entry in the ledger.
+async fn load_read(
+    attempt: &Arc<Attempt>,
+    snapshots: &dyn Snapshots,
+    table: &Arc<TableSchema>,
+    reader: &mut dyn ChunkReader,
+    entered: Change,
+    care: &Care,
+) -> Result<()> {
+    let Change::Chunk { generation, n, .. } = entered else {
+        return Err(Error::bug("a chunk without an entry"));
+    };
+    let kind = LoadKind::Chunk { table: table.id.clone(), generation, n };
+    let load = attempt.begin(Lane::Table(table.id.clone()), kind).await?;
+    let mut changes = vec![entered];
+    let position = attempt.checkpoint().position_of(&table.id).cloned().unwrap_or_default();
+    let mut clerk = Clerk::new(attempt, position);
+    let load = match care {
+        Care::Usual => carry(table, reader, load).await?,
+        Care::Sift | Care::Refer(_) => {
+            let mut load = load;
+            if care.withholds(&table.id) {
+                let _ = load.check_now().await?;
+            }
+            let load = sift_chunk(&mut clerk, snapshots, table, reader, load).await?;
+            let settled = clerk.settle(None).await?;
+            clerk::warn_of(&settled.changes);
+            changes.extend(settled.changes);
+            load
+        }
+    };
+    let durable = attempt.commit(load, &Delta::of(changes)).await?;
+    attempt.context.board.rows_done(&table.id, durable.counts.applied);
+    Ok(())
+}
+
+/// As [`carry`], with each piece offered: rows that are refused are letters.
+async fn sift_chunk(
+    clerk: &mut Clerk,
+    snapshots: &dyn Snapshots,
+    table: &Arc<TableSchema>,
+    reader: &mut dyn ChunkReader,
+    mut load: Box<dyn Load>,
+) -> Result<Box<dyn Load>> {
+    let mut gathered = Gathered::new(snapshots, table);
+    while let Some(piece) = reader.next().await? {
+        if let Some(rows) = gathered.take(piece)? {
+            clerk.sift_rows(load.as_mut(), table, &rows).await?;
+        }
+    }
+    if let Some(rows) = gathered.end()? {
+        clerk.sift_rows(load.as_mut(), table, &rows).await?;
+    }
+    Ok(load)
 }
 
 /// Carries a chunk's pieces to the load; reading and writing overlap.

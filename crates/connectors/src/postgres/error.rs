@@ -3,6 +3,11 @@
 use syncline_core::error::MISSING_PART;
 use syncline_core::{Error, ErrorKind};
 
+/// A foreign key.
+const NO_PARENT: &str = "23503";
+/// A row that is too large for its page or for an index.
+const TOO_LARGE: &str = "54000";
+
 /// The kind of an error with this SQLSTATE.
 pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
     match sqlstate {
@@ -16,6 +21,7 @@ pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
             Some("08") => ErrorKind::Retriable,
             Some("28") => ErrorKind::Configuration,
             Some("22" | "23") => ErrorKind::Data,
+            _ if code == TOO_LARGE => ErrorKind::Data,
             _ => ErrorKind::Permanent,
         },
     }
@@ -24,7 +30,7 @@ pub(crate) fn kind_of(sqlstate: &str) -> ErrorKind {
 /// Whether single rows are refused, and others would not be. A foreign key is not about the row alone: the one it points to
 /// may come later in the same load.
 fn is_of_rows(code: &str) -> bool {
-    matches!(code.get(..2), Some("22" | "23")) && code != "23503"
+    (matches!(code.get(..2), Some("22" | "23")) && code != NO_PARENT) || code == TOO_LARGE
 }
 
 /// Classifies an error of the SQL client. The server's message is kept, its `DETAIL` is not: it holds row values.
@@ -38,6 +44,9 @@ pub(crate) fn from_client(error: tokio_postgres::Error, doing: &str) -> Error {
         mapped = mapped.with_code(code);
         if is_of_rows(code) {
             mapped = mapped.with_rows_at_fault();
+        }
+        if code == NO_PARENT {
+            mapped = mapped.with_broken_reference();
         }
         if let Some(remedy) = remedy_of(code).map(str::to_owned).or_else(|| server.hint().map(str::to_owned))
         {
@@ -109,7 +118,11 @@ mod tests {
 
     #[test]
     fn a_row_is_told_from_its_table() {
-        assert!(["22003", "22P02", "23502", "23505", "23514", "23P01"].iter().all(|code| is_of_rows(code)));
+        assert!(
+            ["22003", "22P02", "23502", "23505", "23514", "23P01", "54000"]
+                .iter()
+                .all(|code| is_of_rows(code))
+        );
         assert!([MISSING_PART, "23503", "42P01", "42703", "40001", ""].iter().all(|code| !is_of_rows(code)));
     }
 }

@@ -18,6 +18,10 @@ impl Collapse {
             self.seeded = true;
             let number = self.adopt(batch);
             let place = (number, 0);
+            if !self.table.has_row_key() {
+                self.sequence.push(place);
+                continue;
+            }
             let origin = match self.batches[number].old_row(0) {
                 Some(old) => Some((self.there(place, KeyOf::Old)?, (number, old))),
                 None => None,

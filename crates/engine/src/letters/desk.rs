@@ -9,6 +9,8 @@ use syncline_core::{
     TableSchema,
 };
 
+mod keyless;
+
 use super::form;
 use super::lines::{groups, key_columns, keys_of, pick};
 use super::now_ms;
@@ -45,17 +47,27 @@ enum Standing {
     Refused,
 }
 
+/// What a batch of changes takes up.
+#[derive(Default)]
+pub(crate) struct TakenUp {
+    /// Rows that come before the changes.
+    pub(crate) letters: Vec<(LetterId, ChangeBatch)>,
+    /// Only without a row key: the changes that are left, if some have gone into letters.
+    pub(crate) kept: Option<Vec<usize>>,
+}
+
 /// Letters of a table.
 pub(crate) struct Desk {
     table: TableId,
     asides: BTreeMap<LetterId, Aside>,
     /// Those of the checkpoint.
     found: BTreeSet<LetterId>,
+    found_bytes: usize,
     /// Of these, those that this load took up.
     taken_up: BTreeSet<LetterId>,
     /// Of letters that were taken up, for the case that they are set aside again.
     notes: BTreeMap<LetterId, Note>,
-    /// Letters that no row is left of.
+    /// Letters that no row is left of, and changes that have gone into letters.
     superseded: u64,
 }
 
@@ -96,6 +108,7 @@ impl Desk {
         Ok(Self {
             table: table.clone(),
             found: asides.keys().copied().collect(),
+            found_bytes: asides.values().map(|aside| aside.line.bytes()).sum(),
             asides,
             taken_up: BTreeSet::new(),
             notes: BTreeMap::new(),
@@ -103,41 +116,46 @@ impl Desk {
         })
     }
 
-    /// Letters on it now.
-    pub(crate) fn len(&self) -> usize {
-        self.asides.len()
-    }
-
-    /// Bytes of their rows, near enough.
-    pub(crate) fn bytes(&self) -> usize {
-        self.asides.values().map(|aside| aside.line.bytes()).sum()
+    /// Letters, and bytes of their rows near enough, that there are now beyond those that were found.
+    pub(crate) fn added(&self) -> (i64, i64) {
+        let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let bytes: usize = self.asides.values().map(|aside| aside.line.bytes()).sum();
+        (size(self.asides.len()) - size(self.found.len()), size(bytes) - size(self.found_bytes))
     }
 
     /// Takes up the letters that these changes are about, with all that share a key with them, as rows that come before the
     /// changes.
     ///
+    /// What a change is skipped for does not concern a letter: a read that saw the change has taken the letter's place, or has
+    /// become the letter.
+    ///
     /// # Errors
     /// Data if the table has another shape than they have.
-    pub(crate) fn take_up(
-        &mut self,
-        batch: &ChangeBatch,
-        decisions: Option<&[Decision]>,
-    ) -> Result<Vec<(LetterId, ChangeBatch)>> {
+    pub(crate) fn take_up(&mut self, batch: &ChangeBatch, decisions: Option<&[Decision]>) -> Result<TakenUp> {
         if self.asides.is_empty() {
-            return Ok(Vec::new());
+            return Ok(TakenUp::default());
         }
-        if batch.operations.contains(&Operation::Truncate) {
-            let all = self.asides.keys().copied().collect();
-            return self.supersede(all);
+        if !batch.table.has_row_key() {
+            return self.take_up_by_value(batch, decisions);
         }
+        let truncates = |row: usize| {
+            batch.operations[row] == Operation::Truncate
+                && decisions.is_none_or(|decisions| decisions[row] != Decision::Skip)
+        };
+        if (0..batch.len()).any(truncates) {
+            self.supersede_all();
+            return Ok(TakenUp::default());
+        }
+        self.require_shape(&batch.table)?;
+        let ids = self.connected(&self.touched(batch, decisions)?);
+        Ok(TakenUp { letters: self.take(ids), kept: None })
+    }
+
+    fn require_shape(&mut self, table: &Arc<TableSchema>) -> Result<()> {
         for aside in self.asides.values_mut() {
-            aside.line.table = same_shape(&aside.line.table, &batch.table)?;
+            aside.line.table = same_shape(&aside.line.table, table)?;
         }
-        let (touched, read) = self.touched(batch, decisions)?;
-        // What a read has, or will have, of a letter's row is newer than the letter.
-        self.supersede(self.connected(&read))?;
-        let ids = self.connected(&touched);
-        Ok(self.take(ids))
+        Ok(())
     }
 
     /// Takes up these letters, to be tried again.
@@ -154,46 +172,43 @@ impl Desk {
         lines
     }
 
-    fn supersede(&mut self, ids: BTreeSet<LetterId>) -> Result<Vec<(LetterId, ChangeBatch)>> {
-        self.superseded += self.take(ids).len() as u64;
-        Ok(Vec::new())
+    fn supersede_all(&mut self) {
+        let all = self.asides.keys().copied().collect();
+        self.superseded += self.take(all).len() as u64;
     }
 
-    /// Keys of letters that changes touch, and those of rows that a read knows.
-    fn touched(
-        &self,
-        batch: &ChangeBatch,
-        decisions: Option<&[Decision]>,
-    ) -> Result<(HashSet<RowKey>, HashSet<RowKey>)> {
+    /// Keys of letters that changes touch.
+    fn touched(&self, batch: &ChangeBatch, decisions: Option<&[Decision]>) -> Result<HashSet<RowKey>> {
         let waiting: HashSet<&[u8]> =
             self.asides.values().flat_map(|aside| &aside.keys).map(|key| key.0.as_ref()).collect();
         let columns = key_columns(batch);
-        let (mut touched, mut read) = (HashSet::new(), HashSet::new());
+        let mut touched = HashSet::new();
         let mut key = Vec::new();
-        let mut note = |key: &[u8], is_read: bool| {
+        let mut note = |key: &[u8]| {
             if waiting.contains(key) {
-                let into = if is_read { &mut read } else { &mut touched };
-                into.insert(RowKey(key.into()));
+                touched.insert(RowKey(key.into()));
             }
         };
         for row in 0..batch.len() {
-            let (new_is_read, old_is_read) =
-                match decisions.map_or(Decision::Apply, |decisions| decisions[row]) {
-                    Decision::Apply | Decision::Again => (false, false),
-                    Decision::Skip | Decision::StartOver => (true, true),
-                    Decision::DeleteOld => (true, false),
-                    Decision::Arrive => (false, true),
-                };
-            key.clear();
-            append_key(&columns, row, &mut key)?;
-            note(&key, new_is_read);
-            if let (Some(old), Some(place)) = (&batch.old, batch.old_row(row)) {
+            let (new_counts, old_counts) = match decisions.map_or(Decision::Apply, |decisions| decisions[row])
+            {
+                Decision::Apply | Decision::Again => (true, true),
+                Decision::Skip | Decision::StartOver => (false, false),
+                Decision::DeleteOld => (false, true),
+                Decision::Arrive => (true, false),
+            };
+            if new_counts {
+                key.clear();
+                append_key(&columns, row, &mut key)?;
+                note(&key);
+            }
+            if let (true, Some(old), Some(place)) = (old_counts, &batch.old, batch.old_row(row)) {
                 key.clear();
                 append_key(old.keys.columns(), place, &mut key)?;
-                note(&key, old_is_read);
+                note(&key);
             }
         }
-        Ok((touched, read))
+        Ok(touched)
     }
 
     /// All letters that share keys with these, by however many others.
@@ -314,7 +329,7 @@ impl Desk {
     ///
     /// # Errors
     /// A bug if a row cannot be written as bytes.
-    pub(crate) fn close(self) -> Result<Outcome> {
+    pub(crate) fn outcome(&self) -> Result<Outcome> {
         let mut outcome = Outcome {
             taken_up: self.taken_up.len() as u64,
             superseded: self.superseded,
@@ -322,17 +337,17 @@ impl Desk {
         };
         let gone = self.found.iter().filter(|id| !self.asides.contains_key(id));
         outcome.changes.extend(gone.map(|&id| Change::RemoveLetter { id }));
-        for (id, aside) in self.asides {
+        for (&id, aside) in &self.asides {
             if aside.standing == Standing::Found {
                 continue;
             }
             outcome.set_aside += 1;
             let letter = Letter {
                 table: self.table.clone(),
-                keys: aside.keys,
-                position: aside.note.position,
-                reason: aside.note.reason.reason,
-                code: aside.note.reason.code,
+                keys: aside.keys.clone(),
+                position: aside.note.position.clone(),
+                reason: aside.note.reason.reason.clone(),
+                code: aside.note.reason.code.clone(),
                 attempts: aside.note.attempts,
                 first_at_ms: aside.note.first_at_ms,
                 last_at_ms: aside.note.last_at_ms,

@@ -54,8 +54,12 @@ pub(crate) fn key_columns(batch: &ChangeBatch) -> Vec<ArrayRef> {
     batch.table.row_key.iter().map(|&column| Arc::clone(batch.rows.column(column))).collect()
 }
 
-/// Every key that a row stands at: its own, then the one it has at the destination, if that is another.
+/// Every key that a row stands at: its own, then the one it has at the destination, if that is another. None in a table
+/// without a row key.
 pub(crate) fn keys_of(batch: &ChangeBatch, row: usize) -> Result<Vec<RowKey>> {
+    if !batch.table.has_row_key() {
+        return Ok(Vec::new());
+    }
     let mut keys = vec![RowKey::of(&key_columns(batch), row)?];
     if let (Some(old), Some(place)) = (&batch.old, batch.old_row(row)) {
         let key = RowKey::of(old.keys.columns(), place)?;

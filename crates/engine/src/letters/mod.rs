@@ -3,8 +3,11 @@
 //! | module | what it is for |
 //! |---|---|
 //! | `sift` | which rows of a refused part are at fault, by halving |
+//! | `gathered` | rows of a chunk, decoded as far as it takes to offer them one by one |
+//! | `care`, `withheld` | a load tried again with more care; rows that refer to others come last |
 //! | `lines` | rows that can only be written together, because one takes the other's key |
-//! | `desk` | the letters of one table during a load: found, taken up by later changes, set aside |
+//! | `desk` | the letters of one table during a load: found, taken up by later changes, set aside; `desk/keyless` without a row key |
+//! | `clerk` | the letters of all tables in one load, and how many there may be |
 //! | `retry` | letters tried again: at the start of each run, and by command |
 //! | `form`, `view` | a letter's change as bytes, and as a person reads it |
 //!
@@ -19,16 +22,29 @@
 //! which only the destination knows, may be taken apart by halving; what was refused is therefore tried again when everything
 //! else is written, alone and in pairs. Larger rings that are taken apart stay letters until the next run.
 //!
-//! Tables without a row key have no letters, and neither has a table in its window: they stop.
+//! # Rows that refer to others
+//! Where the destination checks foreign keys, that is done by the commit: the row that another refers to may come later in the
+//! same load. If the commit is refused, the rows of the table that is named come last in the next try, and are offered with the
+//! check. What is still in the way is not theirs: then the table stops. Letters are tried again with the check, over all tables
+//! until nothing more can be written, so that rows come after those they refer to.
+//!
+//! # Rows that are read
+//! A row of a chunk that is refused is a letter of the chunk's commit, beside its ledger entry: for whatever comes later it stands
+//! for the row. The ledger says which changes the chunk saw, and those do not concern its letters. A row that is read again
+//! takes the place of its letters, as a change that carries the whole row does.
 
+pub(crate) mod care;
+pub(crate) mod clerk;
 pub(crate) mod desk;
 mod form;
-mod lines;
+pub(crate) mod gathered;
+pub(crate) mod lines;
 pub(crate) mod retry;
 pub(crate) mod sift;
 mod view;
+pub(crate) mod withheld;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use syncline_core::{Error, ErrorKind, LetterId, Load, Part, Result, TableId};
@@ -56,7 +72,7 @@ pub(crate) fn now_ms() -> i64 {
 ///
 /// # Errors
 /// As [`syncline_core::Load::offer`].
-pub(crate) async fn reconsider(load: &mut dyn Load, desk: &mut Desk) -> Result<u64> {
+async fn reconsider(load: &mut dyn Load, desk: &mut Desk) -> Result<u64> {
     let mut written = 0;
     // Each round but the last writes a group.
     loop {
@@ -74,6 +90,24 @@ pub(crate) async fn reconsider(load: &mut dyn Load, desk: &mut Desk) -> Result<u
             return Ok(written);
         }
         written += loaded;
+    }
+}
+
+/// As [`reconsider`], for several tables: rows of one may refer to those of another.
+///
+/// # Errors
+/// As [`reconsider`].
+pub(crate) async fn reconsider_all(load: &mut dyn Load, desks: &mut BTreeMap<TableId, Desk>) -> Result<u64> {
+    let mut written = 0;
+    loop {
+        let mut more = 0;
+        for desk in desks.values_mut() {
+            more += reconsider(load, desk).await?;
+        }
+        written += more;
+        if more == 0 || desks.len() == 1 {
+            return Ok(written);
+        }
     }
 }
 

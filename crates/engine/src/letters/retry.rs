@@ -1,14 +1,15 @@
 //! Letters tried again, group by group, in one load that changes nothing but letters and their rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_core::{
-    Change, Checkpoint, Delta, Destination, DestinationSession, Error, Lane, LetterId, Load, LoadIdentity,
-    LoadKind, PipelineName, Result, SchemaMap, TableId, TablePhase,
+    Change, Checkpoint, Delta, Destination, DestinationSession, Error, ErrorKind, Lane, LetterId, Load,
+    LoadIdentity, LoadKind, PipelineName, Result, SchemaMap, TableId, TablePhase,
 };
 
 use super::desk::Desk;
-use super::{offer, reconsider};
+use super::{offer, reconsider_all};
+use crate::attempt::Attempt;
 
 /// A load that is ready to commit.
 pub(crate) struct Retried {
@@ -33,8 +34,8 @@ pub(crate) async fn retry(
     only: Option<&BTreeSet<LetterId>>,
 ) -> Result<Option<Retried>> {
     let mut load: Option<Box<dyn Load>> = None;
-    let (mut changes, mut left) = (Vec::new(), 0);
     let mut loaded = 0;
+    let mut desks = BTreeMap::new();
     for table in tables {
         let mut desk = Desk::open(table, &checkpoint.letters)?;
         let wanted =
@@ -44,9 +45,7 @@ pub(crate) async fn retry(
             continue;
         }
         if load.is_none() {
-            let identity =
-                LoadIdentity { pipeline: pipeline.clone(), lane: Lane::Main, kind: LoadKind::Letters };
-            load = Some(session.begin(&identity).await?);
+            load = Some(begin(session, pipeline).await?);
         }
         let Some(load) = load.as_deref_mut() else { continue };
         for ids in &groups {
@@ -55,15 +54,61 @@ pub(crate) async fn retry(
                 None => loaded += ids.len() as u64,
             }
         }
-        loaded += reconsider(load, &mut desk).await?;
-        let outcome = desk.close()?;
+        desks.insert(table.clone(), desk);
+    }
+    let Some(mut load) = load else { return Ok(None) };
+    loaded += reconsider_all(load.as_mut(), &mut desks).await?;
+    let (mut changes, mut left) = (Vec::new(), 0);
+    for desk in desks.values() {
+        let outcome = desk.outcome()?;
         left += outcome.set_aside;
         changes.extend(outcome.changes);
     }
-    let Some(load) = load else { return Ok(None) };
     // A row whose absent columns have no row to come from any more is read again.
     let delta = Delta { changes, reread_missing: true };
     Ok(Some(Retried { load, delta, loaded, left }))
+}
+
+async fn begin(session: &dyn DestinationSession, pipeline: &PipelineName) -> Result<Box<dyn Load>> {
+    let identity = LoadIdentity { pipeline: pipeline.clone(), lane: Lane::Main, kind: LoadKind::Letters };
+    let mut load = session.begin(&identity).await?;
+    // What is refused only by the commit must be known of each letter.
+    match load.check_now().await? {
+        None => Ok(load),
+        Some(error) => Err(error),
+    }
+}
+
+/// Tries the letters of earlier runs again, before anything that comes after them.
+///
+/// # Errors
+/// As any load.
+pub(crate) async fn of_earlier_runs(attempt: &Attempt) -> Result<()> {
+    let context = &attempt.context;
+    let checkpoint = attempt.checkpoint().clone();
+    let tables = ready(&checkpoint);
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let retried = retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
+    let retried = match retried.await {
+        // If something is the matter with the table, the changes that follow will tell.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Data | ErrorKind::Configuration | ErrorKind::Permanent) =>
+        {
+            tracing::warn!(error = %error, "dead letters could not be tried again");
+            return Ok(());
+        }
+        retried => retried?,
+    };
+    let Some(retried) = retried else { return Ok(()) };
+    attempt.commit(retried.load, &retried.delta).await?;
+    tracing::info!(loaded = retried.loaded, left = retried.left, "dead letters were tried again");
+    context.board.tally(|sum| {
+        sum.read += retried.loaded;
+        sum.applied += retried.loaded;
+    });
+    Ok(())
 }
 
 /// What a retry by command did.

@@ -3,7 +3,10 @@
 //! Everything happens inside the load that will commit: what is taken stays, what is refused leaves no trace
 //! ([`syncline_core::Load::offer`]). With `f` rows at fault among `n` that takes about `2 f log n` offers.
 
-use syncline_core::{Error, Load, Operation, Part, Result};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use syncline_core::{Error, Load, Operation, Part, Result, TableSchema};
 
 use super::lines::{groups, keys_of, pick};
 use crate::collapse::Lines;
@@ -85,4 +88,38 @@ async fn halve(
         }
     }
     Ok(())
+}
+
+/// Some lines of a part.
+pub(crate) fn picked(lines: &Lines, rows: &[usize]) -> Result<Lines> {
+    let letters = rows.iter().map(|&row| lines.letters[row]).collect();
+    Ok(Lines { batch: pick(&lines.batch, rows)?, letters })
+}
+
+/// Writes what can be written of a chunk's rows; the others come back, with why. `room`: how many rows may be refused; with
+/// one more it ends. That takes about `2 f log n` offers, as above, however many rows would be refused after these.
+///
+/// # Errors
+/// As [`syncline_core::Load::offer`].
+pub(crate) async fn sift_rows(
+    load: &mut dyn Load,
+    table: &Arc<TableSchema>,
+    rows: &RecordBatch,
+    room: usize,
+) -> Result<Vec<(usize, Refusal)>> {
+    let mut refused = Vec::new();
+    let all = 0..rows.num_rows();
+    let mut open = vec![all];
+    while let Some(range) = open.pop().filter(|range| refused.len() <= room && !range.is_empty()) {
+        let rows = rows.slice(range.start, range.len());
+        let part = Part::Rows { table: Arc::clone(table), rows };
+        let Some(error) = load.offer(part).await? else { continue };
+        if range.len() == 1 {
+            refused.push((range.start, Refusal::of(&error)));
+        } else {
+            let middle = range.start + range.len() / 2;
+            open.extend([middle..range.end, range.start..middle]);
+        }
+    }
+    Ok(refused)
 }

@@ -21,7 +21,8 @@ pub struct LetterView {
     pub row: Vec<LetterValue>,
     /// Columns that stay as they are at the destination.
     pub left_out: Vec<String>,
-    /// The key that the row has at the destination, if it moved.
+    /// What the row is at the destination, if it is found there by something else than its key: the key from which it moved;
+    /// without a row key all of it.
     pub moved_from: Vec<LetterValue>,
 }
 
@@ -46,14 +47,15 @@ pub fn view(letter: &Letter, snapshots: Option<&dyn Snapshots>) -> Result<Letter
     };
     let operation = line.operations.first().copied().unwrap_or(Operation::Upsert);
     let (table, mask) = (&line.table, line.mask(0));
+    let identity = table.old_columns();
     let is_there = |column: usize| {
         mask.is_none_or(|mask| !mask.contains(column))
-            && (operation != Operation::Delete || table.row_key.contains(&column))
+            && (operation != Operation::Delete || identity.contains(&column))
     };
     let (carried, left_out): (Vec<usize>, Vec<usize>) = (0..table.columns.len()).partition(|&n| is_there(n));
     let moved_from = match (&line.old, line.old_row(0)) {
         (Some(old), Some(row)) => {
-            let keys = table.row_key.iter().zip(old.keys.columns());
+            let keys = identity.iter().zip(old.keys.columns());
             keys.map(|(&column, array)| value(&table.columns[column], array, row)).collect()
         }
         _ => Vec::new(),

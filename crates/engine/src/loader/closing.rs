@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::attempt::{Applied, Attempt};
 use crate::chunks;
-use crate::loader::fill::{self, Care, Window};
+use crate::letters::care::Care;
+use crate::loader::fill::{self, Window};
 use crate::loader::{Loader, source_end};
 
 /// How far a table's return to the main lane has come, in this attempt.
@@ -126,7 +127,7 @@ impl Loader {
         }
         // A lane goes no further than the main lane's checkpoint; ranges without changes must not hold it up.
         self.commit_progress().await?;
-        let loaded = self.load_returning(table, state).await?;
+        let loaded = self.load_apart(table, None).await?;
         let passed = self.apart.get(&table.id).map(|lane| lane.passed.clone());
         // What was just loaded may have listed rows to be read again.
         let waits_for_rows = self.attempt.table_state(&table.id).is_some_and(|now| !now.rereads.is_empty());
@@ -167,26 +168,31 @@ impl Loader {
         Ok(Closing::Window(source_end(&self.attempt).await?))
     }
 
-    /// Applies what waits for a table on its way back. Rows may be set aside once it is consistent.
-    async fn load_returning(&mut self, table: &Arc<TableSchema>, state: &TableState) -> Result<bool> {
-        match self.load_apart(table, None, Care::Usual).await {
-            Err(error) if state.phase == TablePhase::Consistent && self.attempt.may_set_aside(&error) => {
-                if let Some(lane) = self.apart.get_mut(&table.id) {
-                    lane.rewind(&self.journal);
-                }
-                self.load_apart(table, None, Care::Sift).await
-            }
-            loaded => loaded,
-        }
-    }
-
     /// Applies what waits for a table's lane, up to the main lane's place; cut by its ledger while it is in its window.
-    /// `held` is the window, if the caller holds it.
+    /// `held` is the window, if the caller holds it. Rows that are refused are set aside.
     pub(crate) async fn load_apart(
         &mut self,
         table: &Arc<TableSchema>,
+        mut held: Option<&mut Applied>,
+    ) -> Result<bool> {
+        let mut care = Care::Usual;
+        loop {
+            let error = match self.try_load_apart(table, held.as_deref_mut(), &care).await {
+                Err(error) => error,
+                loaded => return loaded,
+            };
+            care = care.after(&self.attempt, &error).ok_or(error)?;
+            if let Some(lane) = self.apart.get_mut(&table.id) {
+                lane.rewind(&self.journal);
+            }
+        }
+    }
+
+    async fn try_load_apart(
+        &mut self,
+        table: &Arc<TableSchema>,
         held: Option<&mut Applied>,
-        care: Care,
+        care: &Care,
     ) -> Result<bool> {
         let limit = self.main.committed.clone();
         let attempt = Arc::clone(&self.attempt);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use syncline_core::{
-    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, LetterId, Load, LoadKind, Operation, Part,
-    Position, Result, RowKey, TableId, TablePhase, Verdict,
+    Change, ChangeBatch, Cut, CutPlan, Delta, Entry, Error, Lane, Load, LoadKind, Operation, Part, Position,
+    Result, RowKey, TableId, TablePhase, Verdict,
 };
 use syncline_journal::Journal;
 
@@ -13,9 +13,10 @@ use crate::attempt::{Applied, Attempt};
 use crate::collapse::{Collapse, Lines};
 use crate::cut::{Decision, decide};
 use crate::lane::LaneReader;
-use crate::letters::desk::Desk;
-use crate::letters::sift::sift;
-use crate::letters::{self, LETTERS_BYTES_MAX};
+use crate::letters::care::Care;
+use crate::letters::clerk::{self, Clerk};
+use crate::letters::lines::pick;
+use crate::letters::withheld::Withheld;
 use crate::loader::mending::Course;
 use crate::summary::Sum;
 
@@ -29,15 +30,6 @@ pub(crate) struct Window<'a> {
     /// applies.
     pub(crate) settled: bool,
     pub(crate) applied: &'a mut Applied,
-}
-
-/// How a load writes its parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Care {
-    /// At once: a row that is refused fails the load.
-    Usual,
-    /// A load of the same changes was refused for its rows: those at fault are found and set aside.
-    Sift,
 }
 
 /// A load that is ready to commit, or the knowledge that a range has nothing for this lane.
@@ -54,6 +46,8 @@ pub(crate) struct Filled {
     transactions: Vec<(TableId, Vec<u64>)>,
     /// Letters that come and go with it.
     letters: Vec<Change>,
+    /// Holds their place until they are in the checkpoint.
+    clerk: Clerk,
 }
 
 /// Takes what waits for a lane, up to the byte target. `None`: nothing waits.
@@ -64,7 +58,7 @@ pub(crate) async fn fill(
     apart: &BTreeSet<TableId>,
     mut window: Option<Window<'_>>,
     limit: Option<&Position>,
-    care: Care,
+    care: &Care,
 ) -> Result<Option<Filled>> {
     let Some(end) = lane.range(journal, limit).await? else { return Ok(None) };
     let mut filler = Filler::new(attempt, lane.lane.clone(), lane.committed.clone(), end, care);
@@ -119,21 +113,21 @@ struct Filler<'a> {
     rereads: BTreeMap<TableId, Vec<RowKey>>,
     newest_commit_us: i64,
     transactions: Vec<(TableId, Vec<u64>)>,
-    care: Care,
-    /// Whether changes are judged by a ledger: rows cannot be set aside then.
-    judged: bool,
-    /// Letters of the tables in this load.
-    desks: BTreeMap<TableId, Desk>,
+    care: &'a Care,
+    clerk: Clerk,
+    /// Rows that come last.
+    withheld: Withheld,
     /// How changes are taken of the tables in this load.
     courses: BTreeMap<TableId, Course>,
 }
 
 impl<'a> Filler<'a> {
-    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position, to: Position, care: Care) -> Self {
+    fn new(attempt: &'a Arc<Attempt>, lane: Lane, from: Position, to: Position, care: &'a Care) -> Self {
         Self {
             attempt,
             lane,
             from,
+            clerk: Clerk::new(attempt, to.clone()),
             to,
             load: None,
             parts: BTreeMap::new(),
@@ -145,8 +139,7 @@ impl<'a> Filler<'a> {
             newest_commit_us: 0,
             transactions: Vec::new(),
             care,
-            judged: false,
-            desks: BTreeMap::new(),
+            withheld: Withheld::default(),
             courses: BTreeMap::new(),
         }
     }
@@ -178,7 +171,6 @@ impl<'a> Filler<'a> {
             }
             _ => self.decisions_of_recovery(entry, batch)?,
         };
-        self.judged |= decisions.is_some();
         let applied = transactions_of(entry, batch);
         match window {
             Some(window) => window.applied.add(applied),
@@ -188,10 +180,17 @@ impl<'a> Filler<'a> {
             self.flush().await?;
         }
         self.versions.insert(id.clone(), batch.table.version);
-        let letters = self.take_up(batch, decisions.as_deref())?;
+        let taken_up = self.clerk.take_up(batch, decisions.as_deref())?;
         let part = self.parts.entry(id.clone()).or_insert_with(|| Collapse::new(Arc::clone(&batch.table)));
-        part.seed(letters)?;
-        part.push(batch.clone(), decisions.as_deref()).map_err(|error| error.with_table(id))?;
+        part.seed(taken_up.letters)?;
+        let pushed = match taken_up.kept {
+            None => part.push(batch.clone(), decisions.as_deref()),
+            Some(kept) => {
+                let decisions = decisions.map(|all| kept.iter().map(|&row| all[row]).collect::<Vec<_>>());
+                part.push(pick(batch, &kept)?, decisions.as_deref())
+            }
+        };
+        pushed.map_err(|error| error.with_table(id))?;
         if self.parts.values().map(Collapse::bytes).sum::<usize>() >= PART_BYTES_MAX {
             self.flush().await?;
         }
@@ -223,9 +222,7 @@ impl<'a> Filler<'a> {
                 self.rereads.entry(id.clone()).or_default().extend(collapsed.rereads);
             }
             if let Some(waiting) = collapsed.waiting {
-                let (attempt, to) = (self.attempt, self.to.clone());
-                self.desk(&id)?.put_behind(&waiting, &to, &|| attempt.next_letter())?;
-                self.require_room(&id, None)?;
+                self.clerk.put_behind(&id, &waiting)?;
             }
             if let Some(lines) = collapsed.batch {
                 self.write(&id, lines).await?;
@@ -235,100 +232,41 @@ impl<'a> Filler<'a> {
     }
 
     async fn write(&mut self, table: &TableId, lines: Lines) -> Result<()> {
-        let room = self.room();
-        let sifts = (self.care == Care::Sift || lines.letters.iter().any(Option::is_some))
-            && self.may_set_aside(&lines.batch);
+        let allowed = self.attempt.context.pipeline.dead_letters_max > 0;
+        let sifts = allowed && (*self.care != Care::Usual || lines.letters.iter().any(Option::is_some));
         if self.load.is_none() {
             let kind = LoadKind::Changes { from: self.from.clone(), to: self.to.clone() };
             self.load = Some(self.attempt.begin(self.lane.clone(), kind).await?);
         }
-        let Some(load) = &mut self.load else { return Ok(()) };
+        let lines = if self.care.withholds(table) { self.withheld.hold(table, lines)? } else { Some(lines) };
+        let (Some(load), Some(lines)) = (&mut self.load, lines) else { return Ok(()) };
         if !sifts {
             self.rows += lines.batch.len() as u64;
             return load.write(Part::Changes(lines.batch)).await;
         }
-        let sifted = sift(load.as_mut(), &lines, room).await?;
-        self.rows += sifted.written;
-        let last = sifted.refused.last().map(|(_, refusal)| refusal.reason.clone());
-        let (attempt, to) = (self.attempt, self.to.clone());
-        self.desk(table)?.put_refused(&lines, sifted.refused, &to, &|| attempt.next_letter())?;
-        self.require_room(table, last.as_deref())
-    }
-
-    fn may_set_aside(&self, batch: &ChangeBatch) -> bool {
-        let allowed = self.attempt.context.pipeline.dead_letters_max > 0;
-        allowed && !self.judged && batch.table.has_row_key()
-    }
-
-    /// Takes up the letters that changes are about.
-    fn take_up(
-        &mut self,
-        batch: &ChangeBatch,
-        decisions: Option<&[Decision]>,
-    ) -> Result<Vec<(LetterId, ChangeBatch)>> {
-        let id = &batch.table.id;
-        if !self.desks.contains_key(id) {
-            let Some(desk) = self.attempt.desk(id)? else { return Ok(Vec::new()) };
-            self.desks.insert(id.clone(), desk);
-        }
-        self.desk(id)?.take_up(batch, decisions)
-    }
-
-    fn desk(&mut self, table: &TableId) -> Result<&mut Desk> {
-        if !self.desks.contains_key(table) {
-            self.desks.insert(table.clone(), Desk::open(table, [])?);
-        }
-        self.desks.get_mut(table).ok_or_else(|| Error::bug("a table without its letters"))
-    }
-
-    /// Letters that stand before this load, and as it is so far.
-    fn standing(&self) -> (usize, usize) {
-        let checkpoint = self.attempt.checkpoint();
-        let elsewhere =
-            checkpoint.letters.values().filter(|letter| !self.desks.contains_key(&letter.table)).count();
-        (checkpoint.letters.len(), elsewhere + self.desks.values().map(Desk::len).sum::<usize>())
-    }
-
-    /// How many rows may still be set aside.
-    fn room(&self) -> usize {
-        let (before, now) = self.standing();
-        before.max(self.attempt.context.pipeline.dead_letters_max).saturating_sub(now)
-    }
-
-    /// Refuses to set aside more than may be. Letters of earlier runs stay whatever the bound is now.
-    fn require_room(&self, table: &TableId, reason: Option<&str>) -> Result<()> {
-        let max = self.attempt.context.pipeline.dead_letters_max;
-        let (before, now) = self.standing();
-        if now > max.max(before) {
-            return Err(letters::too_many(table, max, reason));
-        }
-        if self.desks.values().map(Desk::bytes).sum::<usize>() > LETTERS_BYTES_MAX {
-            return Err(letters::too_large(table));
-        }
+        self.rows += self.clerk.sift(load.as_mut(), table, &lines).await?;
         Ok(())
     }
 
     /// Tries once more what was refused, and makes the rest part of the load.
-    async fn close_desks(&mut self) -> Result<Vec<Change>> {
-        let mut changes = Vec::new();
-        for (_, mut desk) in std::mem::take(&mut self.desks) {
-            if let Some(load) = &mut self.load {
-                self.rows += letters::reconsider(load.as_mut(), &mut desk).await?;
-            }
-            let outcome = desk.close()?;
-            self.sum.read += outcome.taken_up;
-            self.sum.letters += outcome.set_aside;
-            self.sum.superseded += outcome.superseded;
-            changes.extend(outcome.changes);
+    async fn settle(&mut self) -> Result<Vec<Change>> {
+        if let Some(load) = &mut self.load {
+            self.rows += self.withheld.write(load.as_mut(), &mut self.clerk).await?;
         }
-        Ok(changes)
+        let settled = self.clerk.settle(self.load.as_deref_mut().map(|load| load as &mut dyn Load)).await?;
+        self.rows += settled.written;
+        self.sum.read += settled.taken_up;
+        self.sum.letters += settled.set_aside;
+        self.sum.superseded += settled.superseded;
+        Ok(settled.changes)
     }
 
     async fn finish(mut self) -> Result<Filled> {
         self.flush().await?;
-        let letters = self.close_desks().await?;
+        let letters = self.settle().await?;
         Ok(Filled {
             letters,
+            clerk: self.clerk,
             load: self.load,
             from: self.from,
             to: self.to,
@@ -411,7 +349,7 @@ impl Filled {
             .rereads
             .iter()
             .map(|(table, keys)| Change::AddReread { table: table.clone(), keys: keys.clone() });
-        warn_of(&self.letters);
+        clerk::warn_of(&self.letters);
         let changes = std::iter::once(advance).chain(rereads).chain(self.letters).chain(extra).collect();
         let delta = Delta { changes, reread_missing: true };
         let mut sum = self.sum;
@@ -419,6 +357,7 @@ impl Filled {
         let doubt = &attempt.context.in_doubt;
         *doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some((delta.clone(), sum));
         let durable = attempt.commit(load, &delta).await?;
+        drop(self.clerk);
         doubt.lock().unwrap_or_else(PoisonError::into_inner).take();
         let counts = durable.counts;
         if counts.applied + counts.unchanged + counts.rereads != self.rows {
@@ -448,16 +387,5 @@ impl Filled {
             attempt.context.board.loaded(self.newest_commit_us);
         }
         Ok(())
-    }
-}
-
-/// Says which rows are set aside for the first time.
-fn warn_of(letters: &[Change]) {
-    for change in letters {
-        if let Change::PutLetter { id, letter } = change
-            && letter.attempts == 1
-        {
-            tracing::warn!(letter = %id, table = %letter.table, reason = letter.reason, "a row is set aside");
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! load, up to a byte target. One loader per run; loads of different lanes follow each other, chunks run beside it.
 
 pub(crate) mod closing;
-mod fill;
+pub(crate) mod fill;
 pub(crate) mod mending;
 mod parts;
 mod pressure;
@@ -22,9 +22,10 @@ use syncline_journal::{Journal, Need};
 
 use crate::attempt::Attempt;
 use crate::lane::LaneReader;
+use crate::letters::care::Care;
 use crate::letters::retry;
 use crate::loader::closing::{Closing, Task};
-use crate::loader::fill::{Care, Filled};
+use crate::loader::fill::Filled;
 use crate::loader::pressure::Pressure;
 use crate::progress::Phase;
 use crate::summary::Sum;
@@ -102,7 +103,7 @@ impl Loader {
 
     async fn run(&mut self) -> Result<()> {
         self.resume_joining();
-        self.retry_letters().await?;
+        retry::of_earlier_runs(&self.attempt).await?;
         loop {
             self.attempt.watch.turn(&self.main.passed);
             if self.attempt.context.control.draining().is_cancelled() {
@@ -152,20 +153,21 @@ impl Loader {
         // journal must still join every lane to the source without a gap and without cutting an entry.
         self.journal.set_urgent(!self.apart.is_empty());
         let limit = if self.apart.is_empty() { None } else { Some(self.journal.durable().borrow().clone()) };
-        let loaded = match self.load_range(limit.as_ref(), Care::Usual).await {
-            Err(error) if self.attempt.may_set_aside(&error) => {
-                self.main.rewind(&self.journal);
-                self.load_range(limit.as_ref(), Care::Sift).await
-            }
-            loaded => loaded,
-        };
-        match loaded {
-            Err(error) => self.set_apart(error).await,
-            loaded => loaded,
+        let mut care = Care::Usual;
+        loop {
+            let error = match self.load_range(limit.as_ref(), &care).await {
+                Err(error) => error,
+                loaded => return loaded,
+            };
+            care = match care.after(&self.attempt, &error) {
+                Some(more) => more,
+                None => return self.set_apart(error).await,
+            };
+            self.main.rewind(&self.journal);
         }
     }
 
-    async fn load_range(&mut self, limit: Option<&Position>, care: Care) -> Result<bool> {
+    async fn load_range(&mut self, limit: Option<&Position>, care: &Care) -> Result<bool> {
         let attempt = Arc::clone(&self.attempt);
         let apart = self.apart_ids();
         let filled = fill::fill(&attempt, &self.journal, &mut self.main, &apart, None, limit, care).await?;
@@ -174,40 +176,6 @@ impl Loader {
             Some(filled) if filled.is_progress() => Ok(true),
             Some(filled) => self.commit_main(filled).await.map(|()| true),
         }
-    }
-
-    /// Tries the letters of earlier runs again, before anything that comes after them.
-    async fn retry_letters(&mut self) -> Result<()> {
-        let attempt = Arc::clone(&self.attempt);
-        let context = &attempt.context;
-        let checkpoint = attempt.checkpoint().clone();
-        let tables = retry::ready(&checkpoint);
-        if tables.is_empty() {
-            return Ok(());
-        }
-        let retried =
-            retry::retry(attempt.session.as_ref(), &context.pipeline.name, &checkpoint, &tables, None);
-        let retried = match retried.await {
-            // If something is the matter with the table, the changes that follow will tell.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Data | ErrorKind::Configuration | ErrorKind::Permanent
-                ) =>
-            {
-                tracing::warn!(error = %error, "dead letters could not be tried again");
-                return Ok(());
-            }
-            retried => retried?,
-        };
-        let Some(retried) = retried else { return Ok(()) };
-        attempt.commit(retried.load, &retried.delta).await?;
-        tracing::info!(loaded = retried.loaded, left = retried.left, "dead letters were tried again");
-        context.board.tally(|sum| {
-            sum.read += retried.loaded;
-            sum.applied += retried.loaded;
-        });
-        Ok(())
     }
 
     async fn commit_main(&mut self, filled: Filled) -> Result<()> {
@@ -363,7 +331,12 @@ impl Loader {
         Ok(!must_go_on && reached && self.rows_to_read_again().is_empty())
     }
 
-    /// Foreign keys come when all tables are consistent.
+    /// Whether rows are set aside, which others may refer to.
+    fn has_letters(&self) -> bool {
+        !self.attempt.checkpoint().letters.is_empty()
+    }
+
+    /// Foreign keys come when all tables are consistent. Those that miss a row that is set aside come in a later run.
     async fn create_foreign_keys(&mut self) -> Result<()> {
         if self.foreign_keys_done || !self.attempt.context.pipeline.mode.snapshots() {
             return Ok(());
@@ -372,6 +345,9 @@ impl Loader {
         for table in self.attempt.tables_in(TablePhase::Consistent) {
             if let Err(error) = self.attempt.session.finish(&table, FinishStep::ForeignKeys).await {
                 match error.kind().reaction() {
+                    Reaction::StopTable if error.breaks_reference() && self.has_letters() => {
+                        tracing::warn!(error = %error, table = %table.id, "a foreign key waits for dead letters");
+                    }
                     Reaction::StopTable => {
                         self.attempt.context.board.stop_table(&table.id, &error.with_table(&table.id));
                     }

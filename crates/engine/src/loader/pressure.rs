@@ -13,7 +13,6 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use crate::attempt::Applied;
 use crate::loader::Loader;
 use crate::loader::closing::Task;
-use crate::loader::fill::Care;
 
 /// Part of the budget that waiting lanes may pin.
 const SHARE: u64 = 4;
@@ -57,7 +56,7 @@ impl Loader {
             return Ok(false);
         }
         self.commit_progress().await?;
-        while self.load_apart(&table, Some(&mut held), Care::Usual).await? {}
+        while self.load_apart(&table, Some(&mut held)).await? {}
         self.retain().await?;
         Ok(true)
     }

@@ -12,9 +12,12 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 use syncline_core::{
     Change, ChangeBatch, ChunkEntry, Delta, Error, Lane, LoadKind, Part, ReadMark, Result, RowKey, TableId,
-    TablePhase, TableSchema, TableState,
+    TablePhase, TableSchema,
 };
 
+use crate::collapse::Collapse;
+use crate::letters::care::Care;
+use crate::letters::clerk::{self, Clerk};
 use crate::loader::Loader;
 use crate::loader::closing::next_number;
 use crate::restoring;
@@ -29,8 +32,10 @@ impl Loader {
     pub(crate) async fn reread_of_main(&mut self) -> Result<bool> {
         let tables = self.rows_to_read_again();
         for table in &tables {
-            // What a recovery is to skip of later changes stands in the ledger.
-            let enters = self.attempt.phase_of(&table.id) == Some(TablePhase::Recovering);
+            // What a recovery is to skip of later changes stands in the ledger. One that has stopped skips nothing: it will
+            // be mended, and read its ledger from then on, in another run.
+            let enters = self.attempt.phase_of(&table.id) == Some(TablePhase::Recovering)
+                && !self.attempt.context.board.is_stopped(&table.id);
             if let Err(error) = self.reread(table, enters).await {
                 self.set_apart(error).await?;
             }
@@ -43,11 +48,11 @@ impl Loader {
         if !self.attempt.has_rereads() {
             return Vec::new();
         }
-        let listed =
-            |id: &TableId| self.attempt.table_state(id).is_some_and(|state| !state.rereads.is_empty());
         let mut tables = self.attempt.tables_in(TablePhase::Consistent);
-        tables.extend(self.attempt.tables_in(TablePhase::Recovering));
-        tables.retain(|table| listed(&table.id) && !self.apart.contains_key(&table.id));
+        // Also those whose recovery has stopped: their changes go on, and would list rows without end.
+        let recovers = |id: &TableId| self.attempt.phase_of(id) == Some(TablePhase::Recovering);
+        tables.extend(self.attempt.tables.values().filter(|table| recovers(&table.id)).cloned());
+        tables.retain(|table| self.attempt.lists_rows(&table.id) && !self.apart.contains_key(&table.id));
         tables
     }
 
@@ -71,28 +76,55 @@ impl Loader {
             TablePhase::Closing => Lane::Table(table.id.clone()),
             _ => Lane::Main,
         };
-        self.load_reread(table, &state, n, lane, &keys, &rows, changes).await
+        self.attempt.watch.touch_keys(&table.id, &keys);
+        let reread = Reread {
+            rows: reread_changes(table, &keys, &rows)?,
+            identity: LoadKind::Reread { table: table.id.clone(), generation: state.generation, n },
+            lane,
+            changes,
+        };
+        let mut care = Care::Usual;
+        loop {
+            let Err(error) = self.load_reread(&reread, &care).await else { return Ok(()) };
+            care = care.after(&self.attempt, &error).ok_or(error)?;
+        }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one load, its identity and its delta; a struct would live for one call"
-    )]
-    async fn load_reread(
-        &self,
-        table: &Arc<TableSchema>,
-        state: &TableState,
-        n: u32,
-        lane: Lane,
-        keys: &[RowKey],
-        rows: &RecordBatch,
-        changes: Vec<Change>,
-    ) -> Result<()> {
-        self.attempt.watch.touch_keys(&table.id, keys);
-        let kind = LoadKind::Reread { table: table.id.clone(), generation: state.generation, n };
-        let mut load = self.attempt.begin(lane, kind).await?;
-        load.write(Part::Changes(reread_changes(table, keys, rows)?)).await?;
-        self.attempt.commit(load, &Delta::of(changes)).await.map(|_| ())
+    /// Loads rows that were read again. They take the place of what was set aside of them before.
+    async fn load_reread(&self, reread: &Reread, care: &Care) -> Result<()> {
+        let attempt = &self.attempt;
+        let table = &reread.rows.table;
+        let position = attempt.checkpoint().position_of(&table.id).cloned().unwrap_or_default();
+        let mut clerk = Clerk::new(attempt, position);
+        let taken_up = clerk.take_up(&reread.rows, None)?;
+        let sifts = *care != Care::Usual || !taken_up.letters.is_empty();
+        let mut collapse = Collapse::new(Arc::clone(table));
+        collapse.seed(taken_up.letters)?;
+        collapse.push(reread.rows.clone(), None)?;
+        let collapsed = collapse.finish()?;
+        let mut load = attempt.begin(reread.lane.clone(), reread.identity.clone()).await?;
+        if care.withholds(&table.id) {
+            let _ = load.check_now().await?;
+        }
+        if let Some(waiting) = collapsed.waiting {
+            clerk.put_behind(&table.id, &waiting)?;
+        }
+        match collapsed.batch {
+            Some(lines) if sifts => {
+                let _ = clerk.sift(load.as_mut(), &table.id, &lines).await?;
+            }
+            Some(lines) => load.write(Part::Changes(lines.batch)).await?,
+            None => {}
+        }
+        let settled = clerk.settle(Some(load.as_mut())).await?;
+        clerk::warn_of(&settled.changes);
+        let changes = reread.changes.iter().cloned().chain(settled.changes).collect();
+        attempt.commit(load, &Delta { changes, reread_missing: true }).await?;
+        attempt.context.board.tally(|sum| {
+            sum.read += settled.taken_up;
+            sum.superseded += settled.taken_up;
+        });
+        Ok(())
     }
 
     async fn read_what_was_applied(
@@ -122,6 +154,15 @@ impl Loader {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Rows that were read again, on their way.
+struct Reread {
+    rows: ChangeBatch,
+    identity: LoadKind,
+    lane: Lane,
+    /// What becomes of the list and of the ledger.
+    changes: Vec<Change>,
 }
 
 /// Found rows as upserts, keys without a row as deletes. A row may be there once for each key that finds it (18.5 and 18.50).

@@ -129,7 +129,7 @@ async fn try_to_recover(
     if parts_have_changed(attempt, table).await? {
         return Err(Error::new(ErrorKind::Retriable, "parts of it came or went").into());
     }
-    attempt.session.finish(table, FinishStep::Indexes).await?;
+    index(&looks).await?;
     failpoint::hit("recovery_indexed")?;
     unmark(&looks).await?;
     Ok(report)
@@ -192,6 +192,21 @@ async fn mend(looks: &Looks<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     Err(went_apart().into())
+}
+
+/// Builds indexes. Rows that are ahead of the lane may have unique values that others still have, which the lane frees: it
+/// passes the last of them before.
+async fn index(looks: &Looks<'_>) -> Result<(), Trouble> {
+    loop {
+        let number = next_read(looks)?;
+        looks.pass_end().await?;
+        match looks.attempt.session.finish(looks.table, FinishStep::Indexes).await {
+            Err(error) if error.rows_at_fault() && next_read(looks)? != number => {
+                tracing::debug!(%error, table = %looks.table.id, "rows were read again meanwhile");
+            }
+            finished => return Ok(finished?),
+        }
+    }
 }
 
 /// The table is as the source has it, once the lane has passed the last re-read.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod letters;
+mod letters_everywhere;
 mod plain;
 mod recovery;
 mod seeds;

@@ -8,14 +8,15 @@ use syncline_core::{Prepare, Reaction, TablePhase};
 use syncline_engine::diff::Guard;
 use syncline_engine::{Pipeline, Recover};
 use syncline_testkit::memory::{
-    Faults, MemoryDestination, MemorySource, Random, Step, assert_equal, assert_history,
+    Faults, MemoryDestination, MemorySource, Random, Step, assert_equal, assert_history, text,
 };
 
-use crate::support::{Shop, pipeline, run};
+use crate::support::{Shop, key, pipeline, run};
 use crate::verify::{sides, write};
 
-fn seeds() -> std::ops::Range<u64> {
-    let text = std::env::var("SYNCLINE_SEEDS").unwrap_or_else(|_| "0..24".into());
+/// The seeds that were asked for, else these.
+pub(crate) fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("SYNCLINE_SEEDS") else { return usual };
     let (from, to) = text.split_once("..").expect("SYNCLINE_SEEDS is from..to");
     from.parse().unwrap()..to.parse().unwrap()
 }
@@ -79,7 +80,39 @@ async fn live(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_log_is_recovered_exactly_under_writers() {
-    for seed in seeds() {
+    for seed in seeds(0..24) {
         live(seed).await;
     }
+}
+
+/// A table whose recovery has stopped goes on without being completed from its rows: what that lists is read again, also in
+/// runs that do not recover it.
+#[tokio::test]
+async fn a_recovery_that_has_stopped_lists_no_rows_without_end() {
+    let (shop, dir, faults) = (Shop::new(), tempfile::tempdir().unwrap(), Faults::none());
+    shop.fill(300);
+    let destination = MemoryDestination::new();
+    let plain = || pipeline(MemorySource::new(&shop.database), &destination, dir.path());
+    let name = plain().name;
+    let _ = run(plain()).await.unwrap();
+    shop.database.lose_slot(&name);
+    let rename = |from: u64, to: u64, name: &str| {
+        let row = |tx: &mut syncline_testkit::memory::OpenTransaction, n| {
+            tx.update(&shop.items, &[key(n)], &[(1, text(name))])
+        };
+        shop.database.transaction(|tx| (from..to).try_for_each(|n| row(tx, n))).unwrap();
+    };
+    rename(0, 250, "lost");
+    let mut guarded = recovering(&shop, &destination, &faults, dir.path());
+    guarded.recover = Some(Recover { guard: Guard::default(), sides: sides(&shop, &destination) });
+    assert!(run(guarded).await.unwrap().stopped.iter().any(|stopped| stopped.by_guard));
+    rename(0, 100, "later");
+    let summary = run(plain()).await.unwrap();
+    assert!(summary.stopped.iter().any(|stopped| stopped.table == shop.items), "{summary:?}");
+    let items = &destination.checkpoint_of(&name).unwrap().tables[&shop.items];
+    assert_eq!((items.phase, items.rereads.len()), (TablePhase::Recovering, 0));
+    let there = destination.rows(&shop.items).unwrap();
+    assert_eq!(there.iter().filter(|row| row[1] == text("later")).count(), 100);
+    let _ = run(recovering(&shop, &destination, &faults, dir.path())).await.unwrap();
+    assert_equal(&shop.database, &destination);
 }

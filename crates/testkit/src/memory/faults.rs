@@ -7,7 +7,7 @@
 //! ([`Faults::refuse_table`]). One concerns rows: those of which a column has a value are refused, as by a check constraint
 //! ([`Faults::refuse_rows`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -152,7 +152,7 @@ struct Script {
     seeded: Option<Seeded>,
     undecodable: HashMap<TableId, u64>,
     refused: HashMap<TableId, ErrorKind>,
-    checks: Vec<(TableId, usize, Value)>,
+    checks: HashMap<TableId, HashMap<usize, HashSet<Value>>>,
     injected: u64,
 }
 
@@ -210,7 +210,8 @@ impl Faults {
 
     /// At the destination: no row of this table that is written may have this value in this column, until [`Faults::clear`]. The error says that rows are at fault.
     pub fn refuse_rows(&self, table: &TableId, column: usize, value: Value) {
-        lock(&self.0).checks.push((table.clone(), column, value));
+        let mut script = lock(&self.0);
+        script.checks.entry(table.clone()).or_default().entry(column).or_default().insert(value);
     }
 
     /// Ends all faults; calls that are held stay so until their hold is released.
@@ -242,15 +243,19 @@ impl Faults {
     pub(crate) fn check_rows(&self, table: &StoredTable, before: Option<&TableRows>) -> Result<()> {
         let mut script = lock(&self.0);
         let id = &table.schema.id;
-        let is_bad =
-            |row: &Row| script.checks.iter().any(|(of, column, value)| of == id && row[*column] == *value);
+        let Some(checks) = script.checks.get(id) else { return Ok(()) };
+        let is_bad = |row: &Row| checks.iter().any(|(column, values)| values.contains(&row[*column]));
         let stood = |key: &RowKey, row: &Arc<Row>| match before {
             Some(TableRows::Keyed(before)) => before.get(key).is_some_and(|before| Arc::ptr_eq(before, row)),
             _ => false,
         };
+        let stood_in_bag = |row: &Arc<Row>| match before {
+            Some(TableRows::Bag(before)) => before.iter().any(|before| Arc::ptr_eq(before, row)),
+            _ => false,
+        };
         let bad = match table.rows.as_ref() {
             TableRows::Keyed(rows) => rows.iter().any(|(key, row)| is_bad(row) && !stood(key, row)),
-            TableRows::Bag(rows) => rows.iter().any(|row| is_bad(row)),
+            TableRows::Bag(rows) => rows.iter().any(|row| is_bad(row) && !stood_in_bag(row)),
         };
         if !bad {
             return Ok(());

@@ -27,7 +27,7 @@ async fn refusing() -> Option<Pair> {
     Some(pair)
 }
 
-fn letters(room: &Room) -> Vec<Value> {
+pub(crate) fn letters(room: &Room) -> Vec<Value> {
     let listed = room.run(&["dead-letters", "list", NAME, "--output", "json"]).ends_with(0).stdout;
     listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

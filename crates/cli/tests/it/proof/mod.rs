@@ -16,6 +16,7 @@
 //! | `incremental` | tables kept equal by a version column alone |
 //! | `circle` | two pipelines over the same table come to rest |
 //! | `letters` | rows that the destination refuses are set aside, and come when they may |
+//! | `letters_everywhere` | so they are in a snapshot, without a key, in a recovery, and where they refer to others |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
 //! | `signals` | Ctrl-C and SIGTERM |
@@ -29,6 +30,7 @@ mod diff;
 mod generated;
 mod incremental;
 mod letters;
+mod letters_everywhere;
 mod memory;
 mod pair;
 mod plain;

@@ -21,6 +21,10 @@ use super::session::Pipeline;
 use super::sessions::Purpose;
 use super::set_aside::{self, Owner, Until};
 
+/// All rows are there when an index is built: which of them is one too many is not the index's to say.
+const ROWS_REMEDY: &str = "rows of the source do not fit this index: correct them at the source, or drop the index at the \
+    destination and start the table over with --prepare truncate; then run again";
+
 /// What a step works with.
 struct Work<'a> {
     client: &'a Client,
@@ -45,11 +49,12 @@ pub(super) async fn finish(pipeline: &Pipeline, table: &Arc<TableSchema>, step: 
     let registered = bookkeeping::registered(client, &pipeline.name, &table.id).await?.unwrap_or_default();
     let definition = ddl::definition_of(table)?.filter(|_| registered.created);
     let work = Work { client, pipeline, table, target: &target, definition, registered };
-    match step {
-        FinishStep::Key => work.key().await?,
-        FinishStep::Indexes => work.indexes().await?,
-        FinishStep::ForeignKeys => work.foreign_keys().await?,
-    }
+    let made = match step {
+        FinishStep::Key => work.key().await,
+        FinishStep::Indexes => work.indexes().await,
+        FinishStep::ForeignKeys => work.foreign_keys().await,
+    };
+    made.map_err(|error| if error.rows_at_fault() { error.with_remedy(ROWS_REMEDY) } else { error })?;
     check_fence(client, pipeline).await?;
     client.batch_execute("COMMIT").await.map_err(failed)?;
     drop(work);

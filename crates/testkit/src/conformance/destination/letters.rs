@@ -11,8 +11,8 @@ use crate::conformance::report::Outcome;
 use crate::conformance::tables::{Standard, cells};
 
 use super::DestinationHarness;
-use super::build::{TextChange, changes, row_key};
-use super::support::{BEGINNING, Held, at, ok, refused};
+use super::build::{TextChange, changes, row_key, rows};
+use super::support::{BEGINNING, Held, at, chunk_entered, ok, refused};
 
 fn letter(held: &Held<'_>, table: &TableSchema, ids: &[&str], reason: &str) -> Letter {
     Letter {
@@ -152,5 +152,43 @@ pub async fn a_large_part_that_is_refused_leaves_the_load_as_it_was(
     let durable = ok(patiently("committing", load.commit(&delta)).await);
     assert_eq!(durable.counts.applied, ROWS as u64 + 2);
     assert_eq!(super::support::truth(held.fixture, Standard::Codes).await.len(), ROWS + 3);
+    Outcome::Passed
+}
+
+/// Rows of a chunk are offered as changes are: what is refused leaves the chunk as it was, and what is taken is counted alone.
+pub async fn rows_of_a_chunk_that_are_refused_leave_it_as_it_was(
+    harness: &dyn DestinationHarness,
+) -> Outcome {
+    let fixture = harness.fixture().await;
+    let held = Held::begin(fixture.as_ref(), "chunk_offers").await;
+    let code = |id: &str, code: &str| cells(&[id, code]);
+    held.ready(Standard::Codes, &[code("1", "taken")]).await;
+    let table = held.table(Standard::Codes);
+    let kind = LoadKind::Chunk { table: table.id.clone(), generation: 1, n: 7 };
+    let identity = LoadIdentity { pipeline: held.name.clone(), lane: Lane::Main, kind };
+    let mut load = ok(held.session.begin(&identity).await);
+    for (list, taken) in [
+        (vec![code("2", "a"), code("3", "b")], true),
+        (vec![code("4", "c"), code("5", "taken"), code("6", "d")], false),
+        (vec![code("4", "c")], true),
+        (vec![code("5", "taken")], false),
+        (vec![code("6", "d")], true),
+    ] {
+        let refused = ok(patiently("offering", load.offer(rows(held.fixture, &table, &list))).await);
+        assert_eq!(refused.is_none(), taken, "{list:?}: {refused:?}");
+        if let Some(error) = refused {
+            assert!(error.rows_at_fault() && error.table() == Some(&table.id), "{error}");
+        }
+    }
+    let refused = letter(&held, &table, &["5"], "refused");
+    let entered = chunk_entered(&table, 1, 7);
+    let durable = ok(patiently("committing", load.commit(&Delta::of(vec![entered, put(1, &refused)]))).await);
+    assert_eq!(durable.counts.applied, 4);
+    let expected =
+        [("1", "taken"), ("2", "a"), ("3", "b"), ("4", "c"), ("6", "d")].map(|(id, c)| code(id, c));
+    held.assert_holds(Standard::Codes, &expected).await;
+    let checkpoint = held.checkpoint().await;
+    assert_eq!(checkpoint.letters, BTreeMap::from([(LetterId(1), refused)]));
+    assert_eq!(checkpoint.tables[&table.id].chunks[&7].rows, 4);
     Outcome::Passed
 }

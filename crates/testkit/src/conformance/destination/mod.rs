@@ -110,6 +110,7 @@ pub fn cases<'h>() -> Vec<Case<dyn DestinationHarness + 'h>> {
         letters::letters_change_with_the_checkpoint,
         letters::a_part_that_is_refused_leaves_the_load_as_it_was,
         letters::a_large_part_that_is_refused_leaves_the_load_as_it_was,
+        letters::rows_of_a_chunk_that_are_refused_leave_it_as_it_was,
         fence::an_older_holder_changes_nothing,
         fence::a_second_holder_is_refused_by_name,
         fence::a_released_pipeline_is_taken_with_a_higher_token,

@@ -107,35 +107,12 @@ impl PostgresLoad {
         }
     }
 
-    /// Writes a part of changes behind a savepoint: refused for its rows, it leaves no trace.
-    pub(super) async fn offer_changes(&mut self, batch: &ChangeBatch) -> Result<Option<Error>> {
-        let doing = "writing changes";
-        let shape = self.shape(&batch.table).await?;
-        self.flush().await?;
-        if !Sorted::of(batch).fits_arrays(batch, &shape) {
-            // Made before the savepoint, so that going back to it does not take the table away.
-            self.stage(&shape, Form::Changes).await?;
+    /// Makes what writing a part of changes needs and going back to a savepoint would take away.
+    pub(super) async fn make_ready(&mut self, shape: &Arc<Shape>, batch: &ChangeBatch) -> Result<()> {
+        if batch.table.has_row_key() && !Sorted::of(batch).fits_arrays(batch, shape) {
+            self.stage(shape, Form::Changes).await?;
         }
-        let (tally, missing) = (self.tally, self.missing.len());
-        self.batch(&shape, "SAVEPOINT offer", doing).await?;
-        let written = match self.write_changes(batch).await {
-            Ok(()) => self.flush().await,
-            refused => refused,
-        };
-        let refused = match written {
-            Ok(()) => None,
-            Err(error) if error.rows_at_fault() => Some(error),
-            Err(error) => return Err(error),
-        };
-        if refused.is_some() {
-            self.waiting.clear();
-            self.waiting_bytes = 0;
-            self.tally = tally;
-            self.missing.truncate(missing);
-            self.batch(&shape, "ROLLBACK TO SAVEPOINT offer", doing).await?;
-        }
-        self.batch(&shape, "RELEASE SAVEPOINT offer", doing).await?;
-        Ok(refused)
+        Ok(())
     }
 
     /// Empties a table as the source did.

@@ -64,6 +64,18 @@ impl PostgresLoad {
         Ok(())
     }
 
+    fn goes_straight_in(&self, shape: &Shape, pieces: Pieces) -> bool {
+        !self.is_kept(shape) && (shape.copies_directly() || pieces != Pieces::Rows)
+    }
+
+    /// Makes the staging table that rows of a chunk need, if they need one.
+    pub(super) async fn make_chunk_ready(&mut self, shape: &Arc<Shape>) -> Result<()> {
+        if !self.goes_straight_in(shape, Pieces::Rows) {
+            self.stage(shape, Form::Rows).await?;
+        }
+        Ok(())
+    }
+
     async fn open_copy(&mut self, table: &Arc<TableSchema>, pieces: Pieces) -> Result<()> {
         let goes_on =
             self.copy.as_ref().is_some_and(|open| open.shape.table.id == table.id && open.pieces == pieces);
@@ -73,8 +85,7 @@ impl PostgresLoad {
         self.finish_copy().await?;
         self.flush().await?;
         let shape = self.shape(table).await?;
-        let straight = !self.is_kept(&shape) && (shape.copies_directly() || pieces != Pieces::Rows);
-        let stage = if straight {
+        let stage = if self.goes_straight_in(&shape, pieces) {
             None
         } else {
             let form = if pieces == Pieces::Rows { Form::Rows } else { Form::Exact };

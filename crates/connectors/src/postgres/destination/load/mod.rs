@@ -7,6 +7,7 @@
 //! | `arrays` | small parts: array parameters, sent together with the commit |
 //! | `staged`, `stage` | large parts: COPY into a staging table, then set statements; inserts by COPY straight in |
 //! | `keyless` | tables without a row key: one change after the other |
+//! | `offer` | parts that may be refused, behind a savepoint |
 //! | `sql` | the statements that `arrays` and `staged` share |
 //!
 //! Statements of small parts wait until the commit, or until something must run after them; then all of them travel
@@ -17,6 +18,7 @@ mod changes;
 mod chunk;
 mod copy;
 mod keyless;
+mod offer;
 mod sql;
 mod stage;
 mod staged;
@@ -64,6 +66,8 @@ pub(super) struct PostgresLoad {
     emptied: HashSet<TableId>,
     /// Staging tables this transaction has rows in.
     stages_used: HashSet<String>,
+    /// Whether an offer checks what waits for the commit.
+    checks_offers: bool,
 }
 
 /// What the load has done so far.
@@ -110,6 +114,7 @@ impl PostgresLoad {
             written: HashSet::new(),
             emptied: HashSet::new(),
             stages_used: HashSet::new(),
+            checks_offers: false,
         }
     }
 
@@ -442,12 +447,13 @@ impl Load for PostgresLoad {
     }
 
     async fn offer(&mut self, part: Part) -> Result<Option<Error>> {
-        let Part::Changes(batch) = part else {
-            return Err(Error::bug("only changes can be offered"));
-        };
-        self.written.insert(batch.table.id.clone());
+        self.written.insert(table_of(&part).clone());
         self.finish_copy().await?;
-        self.offer_changes(&batch).await
+        offer::offer(self, &part).await
+    }
+
+    async fn check_now(&mut self) -> Result<Option<Error>> {
+        offer::check_now(self).await
     }
 
     async fn commit(mut self: Box<Self>, delta: &Delta) -> Result<Durable> {
