@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::ChangeBatch;
 use crate::checkpoint::TableState;
+use crate::digests::Digests;
 use crate::encoding::BulkRows;
 use crate::entry::{Entry, Transaction};
 use crate::error::{Error, Result};
@@ -62,6 +63,11 @@ pub trait Source: Send + Sync {
 
     /// The ability to read rows in the order of a version column.
     fn versions(&self) -> Option<&dyn Versions> {
+        None
+    }
+
+    /// The ability to sum up rows where they are.
+    fn digests(&self) -> Option<&dyn Digests> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::StateArgs;
 
@@ -59,6 +59,20 @@ pub(crate) struct DiffArgs {
     /// 'schema.table(column, column)'; may be repeated.
     #[arg(long, value_name = "TABLE(COLUMNS)")]
     pub(crate) unique: Vec<String>,
+    /// Where rows are hashed. 'default': where this process, or an agent, reads them. 'in-database': by the databases themselves,
+    /// for two that are both far away and have no agent beside them; each is read in several passes, and equal rows do not
+    /// move.
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = DigestWhere::Default)]
+    pub(crate) digest: DigestWhere,
     #[command(flatten)]
     pub(crate) state: StateArgs,
+}
+
+/// Where rows are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DigestWhere {
+    /// Where they are read: here, or by agents.
+    Default,
+    /// Where they are, by SQL.
+    InDatabase,
 }

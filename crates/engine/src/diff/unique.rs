@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use syncline_core::digests::RepeatedIn;
 use syncline_core::{Error, Result, encoding};
 
 use super::comparison::Comparison;
@@ -120,6 +121,10 @@ impl Side {
         let places: Arc<[usize]> = columns.iter().map(|name| self.place(name)).collect::<Result<_>>()?;
         if let Some(agent) = self.agent() {
             return agent.not_unique(columns).await;
+        }
+        if let Some(digests) = self.digests() {
+            let of = RepeatedIn { columns: places.to_vec(), nulls_are_equal: false, told_max: TOLD_MAX };
+            return self.not_unique_inside(digests, columns, of, hash_key).await;
         }
         let values = Values { places, hash_key: hash_key.clone() };
         let suspects = Arc::new(self.marked_twice(&values).await?);

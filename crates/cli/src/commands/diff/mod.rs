@@ -31,7 +31,7 @@ pub(crate) use self::render::{sample_line, shortened};
 use self::repairs::Repairs;
 use self::report::Report;
 use self::sides::Sides;
-use crate::args::{DiffArgs, GlobalArgs, Output};
+use crate::args::{DiffArgs, DigestWhere, GlobalArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{count, duration, per_second};
 use crate::{output, spec, state};
@@ -136,6 +136,7 @@ fn keep_run(
         "approve": args.approve,
         "guard": args.guard,
         "unique": args.unique,
+        "digest_in_database": args.digest == DigestWhere::InDatabase,
         "traffic": sides.traffic(),
         "tables": outcomes,
     });
@@ -157,7 +158,7 @@ async fn compare(
         let (source, destination) = (&sides.source, &sides.destination);
         let hash_key = repairs.hash_key();
         let comparison = Comparison::new(pairing, source, destination, &hash_key, readers(), &read);
-        let comparison = sides.agents(comparison);
+        let comparison = sides.read_by(comparison)?;
         match with_progress(pairing, &read, comparison.run(samples)).await {
             Err(error) if error.kind() == ErrorKind::Retriable && tries < TRIES => {
                 output::to_stderr(&format!("{}: {error}; comparing it again\n", pairing.left.id));

@@ -10,12 +10,14 @@
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
 //! | `stream` | the changes |
 //! | `query` | queries that stand for tables |
+//! | `digests` | rows hashed by the server itself |
 //! | `versions` | rows in the order of a version column |
 
 mod catalog;
 mod check;
 mod copy_text;
 mod datetime;
+mod digests;
 mod hex;
 mod identity;
 mod parts;
@@ -32,8 +34,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use syncline_core::{
-    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams,
-    TableSchema, Versions,
+    Carriage, Column, Digests, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source,
+    Streams, TableSchema, Versions,
 };
 
 use super::url::Address;
@@ -107,6 +109,10 @@ impl Source for PostgresSource {
     }
 
     fn queries(&self) -> Option<&dyn Queries> {
+        Some(self)
+    }
+
+    fn digests(&self) -> Option<&dyn Digests> {
         Some(self)
     }
 }
