@@ -30,13 +30,18 @@ const HOSTILE: &str = "
     CREATE SCHEMA evil; CREATE FUNCTION evil.sha256(bytea) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea $$";
 
 /// A way to a server that counts what goes over it.
-struct Counted {
+pub(super) struct Counted {
     port: u16,
     bytes: Arc<AtomicU64>,
 }
 
 impl Counted {
     fn before(port: u16) -> Self {
+        Self::holding(port, u64::MAX)
+    }
+
+    /// One that lets so many bytes pass, and then none.
+    pub(super) fn holding(port: u16, bytes_max: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap().port();
         let bytes = Arc::new(AtomicU64::new(0));
@@ -47,7 +52,7 @@ impl Counted {
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let counted = Arc::clone(&counted);
-                    std::thread::spawn(move || carry(from, to, &counted));
+                    std::thread::spawn(move || carry(from, to, &counted, bytes_max));
                 }
             }
         });
@@ -55,10 +60,15 @@ impl Counted {
     }
 
     /// The same address by way of this one.
-    fn url(&self, url: &str, port: u16) -> String {
+    pub(super) fn url(&self, url: &str, port: u16) -> String {
         let by = url.replace(&format!(":{port}/"), &format!(":{}/", self.port));
         assert_ne!(by, url);
         by
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes since this was asked last.
@@ -67,10 +77,13 @@ impl Counted {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, counted: &AtomicU64) {
+fn carry(mut from: TcpStream, mut to: TcpStream, counted: &AtomicU64, bytes_max: u64) {
     let mut buffer = [0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        counted.fetch_add(count as u64, Ordering::Relaxed);
+        if counted.fetch_add(count as u64, Ordering::Relaxed) > bytes_max {
+            // Neither goes on nor ends, until the test does.
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }

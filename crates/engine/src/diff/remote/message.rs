@@ -26,8 +26,9 @@ pub(super) struct Welcome {
 pub(super) enum Ask {
     /// The tables of a selection. Answer: JSON of the tables as the body.
     Discover(Wanted),
-    /// Opens a table, in the place of the one that was open; the body is the hash key. Answer: its number.
-    Open(Open),
+    /// Opens a table, in the place of the one that was open; the body is a list of the hash key and [`Open`] as JSON, which may
+    /// have many columns. Answer: its number.
+    Open,
     /// Scans the open table; the scans are kept. Answer: the digests, as a list of replies.
     Scan { table: u32, ranges: Vec<(u64, u8)>, size: u32 },
     /// Part of a sketch of the last scan; the body is the request. Answer: the reply as the body.
@@ -77,7 +78,7 @@ impl Wanted {
     }
 }
 
-/// A table as it is compared.
+/// A table as it is compared: part of a body.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Open {
     pub(super) table: TableId,

@@ -66,8 +66,11 @@ impl AgentTable {
 
     async fn opened(&self) -> Result<(u64, u32)> {
         let open = || async {
-            let ask = Ask::Open(self.open.as_ref().clone());
-            let question = Question::new(ask, self.hash_key.bytes(), Purpose::Rest, 0);
+            let table = serde_json::to_vec(self.open.as_ref());
+            let table =
+                table.map_err(|error| Error::bug("a table cannot be described").with_source(error))?;
+            let body = list::List::of([self.hash_key.bytes().as_slice(), &table])?;
+            let question = Question::new(Ask::Open, &body, Purpose::Rest, 0);
             let (number, _, epoch) = self.agent.ask::<u32>(question, None).await?;
             Ok::<_, Error>((epoch, number))
         };
