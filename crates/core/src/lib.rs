@@ -25,6 +25,7 @@ pub mod report;
 pub mod schema;
 pub mod selection;
 pub mod source;
+pub mod unique;
 pub mod versions;
 
 pub use batch::{ChangeBatch, ColumnMask, Masks, OldKeys, Operation};

@@ -56,7 +56,8 @@ pub(crate) struct DiffArgs {
     #[arg(long, value_name = "KIND=BOUND")]
     pub(crate) guard: Vec<String>,
     /// Columns that must be unique over all rows of the source before anything of the table is repaired, as
-    /// 'schema.table(column, column)'; may be repeated.
+    /// 'schema.table(column, column)'; may be repeated. What unique indexes of the destination ask for is looked at before every
+    /// repair, unless the source has such an index itself.
     #[arg(long, value_name = "TABLE(COLUMNS)")]
     pub(crate) unique: Vec<String>,
     /// Where rows are hashed. 'default': where this process, or an agent, reads them. 'in-database': by the databases themselves,

@@ -56,7 +56,7 @@ pub use plan::{KeyBytes, Plan};
 pub use repair::Repaired;
 pub(crate) use shown::Rows;
 pub use table::{ColumnDifference, Counts, Kind, RowDifference, RowsRead, TableDiff};
-pub use unique::{NotUnique, RepeatedValue};
+pub use unique::{Enforced, NotUnique, RepeatedValue};
 pub use writer::Writer;
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.

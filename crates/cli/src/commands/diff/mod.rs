@@ -98,7 +98,8 @@ async fn compare_all(
         let begun = Instant::now();
         let (comparison, diff, difference) = compare(pairing, sides, repairs, args.samples).await?;
         let decision = repairs.decide(&comparison, &diff, &difference, &mut report).await?;
-        let mut outcome = TableOutcome { diff, decision };
+        let unique_not_checked = repairs.take_not_checked();
+        let mut outcome = TableOutcome { diff, decision, unique_not_checked };
         match global.output {
             Output::Text => output::to_stdout(&render::table(&outcome, begun.elapsed())),
             Output::Json => output::to_stdout_line(&event(&outcome)),
@@ -110,7 +111,10 @@ async fn compare_all(
 }
 
 fn event(outcome: &TableOutcome) -> Value {
-    json!({ "event": "table", "diff": outcome.diff, "decision": outcome.decision })
+    json!({
+        "event": "table", "diff": outcome.diff, "decision": outcome.decision,
+        "unique_not_checked": outcome.unique_not_checked,
+    })
 }
 
 /// What `runs show` tells of this run: what it was asked, what it found, decided and wrote; no values of rows.

@@ -29,6 +29,12 @@ fn not_unique(violation: &NotUnique) -> String {
 /// One table.
 pub(super) fn table(outcome: &TableOutcome, elapsed: Duration) -> String {
     let mut text = render(&outcome.diff, elapsed);
+    if !outcome.unique_not_checked.is_empty() {
+        text.push_str(&format!(
+            "  not checked before writing, unique over expressions, some rows, other columns or by other rules: {}\n",
+            outcome.unique_not_checked.join(", ")
+        ));
+    }
     match &outcome.decision {
         Decision::Compared | Decision::Equal => {}
         Decision::Planned => text.push_str("  --repair would write these rows\n"),

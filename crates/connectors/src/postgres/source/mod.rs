@@ -11,6 +11,7 @@
 //! | `stream` | the changes |
 //! | `query` | queries that stand for tables |
 //! | `digests` | rows hashed by the server itself |
+//! | `unique` | which rows the server keeps apart |
 //! | `versions` | rows in the order of a version column |
 
 mod catalog;
@@ -28,14 +29,16 @@ mod show;
 mod snapshot;
 mod stream;
 mod typed;
+mod unique;
 mod versions;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use syncline_core::unique::UniqueIndexes;
 use syncline_core::{
     Carriage, Column, Digests, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source,
-    Streams, TableSchema, Versions,
+    Streams, TableId, TableSchema, Versions,
 };
 
 use super::url::Address;
@@ -110,6 +113,13 @@ impl Source for PostgresSource {
 
     fn queries(&self) -> Option<&dyn Queries> {
         Some(self)
+    }
+
+    async fn unique_indexes(&self, table: &TableId) -> Result<UniqueIndexes> {
+        let session = self.pool.take().await?;
+        let indexes = unique::indexes(&session, table).await?;
+        self.pool.give(session);
+        Ok(indexes)
     }
 
     fn digests(&self) -> Option<&dyn Digests> {

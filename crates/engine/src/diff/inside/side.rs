@@ -4,6 +4,7 @@
 use std::sync::PoisonError;
 
 use syncline_core::digests::{DigestOf, RepeatedIn, TableDigests, WantedRows};
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Digests, Error, Result};
 
 use super::tally::Tally;
@@ -11,7 +12,7 @@ use crate::diff::encoder::Encoder;
 use crate::diff::remote::Exchanged;
 use crate::diff::side::{KeyedRows, Side};
 use crate::diff::sketches::{HashKey, Lookup};
-use crate::diff::unique::{NotUnique, RepeatedValue};
+use crate::diff::unique::{NotUnique, RepeatedValue, null};
 
 impl Side {
     /// The ability to hash rows there, if this side is to use it.
@@ -72,7 +73,7 @@ impl Side {
     pub(in crate::diff) async fn not_unique_inside(
         &self,
         digests: &dyn Digests,
-        columns: &[String],
+        columns: &UniqueColumns,
         of: RepeatedIn,
         hash_key: &HashKey,
     ) -> Result<Option<NotUnique>> {
@@ -87,11 +88,11 @@ impl Side {
         for (value, rows) in repeated.some {
             let shown = self.show_at(&value, &places)?;
             some.push(RepeatedValue {
-                value: shown.into_iter().map(Option::unwrap_or_default).collect(),
+                value: shown.into_iter().map(|value| value.unwrap_or_else(null)).collect(),
                 rows,
             });
         }
         some.sort_by(|a, b| a.value.cmp(&b.value));
-        Ok(Some(NotUnique { columns: columns.to_vec(), values: repeated.values, some }))
+        Ok(Some(NotUnique { columns: columns.columns.clone(), values: repeated.values, some }))
     }
 }

@@ -1,6 +1,7 @@
 //! What the two ends say to each other. Heads are JSON; what is large or binary is the body.
 
 use serde::{Deserialize, Serialize};
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Carry, Column, Selection, TableId, TablePattern};
 
 use super::failure::Failure;
@@ -42,7 +43,7 @@ pub(super) enum Ask {
     /// Rows of these keys, now; the body is a list of encoded keys. Answer: the read mark, and a batch as the body.
     ByKey { table: u32 },
     /// Whether columns are unique. Answer: JSON as the body.
-    Unique { table: u32, columns: Vec<String> },
+    Unique { table: u32, of: UniqueColumns },
     /// Gives up the snapshots.
     Release,
     /// Whether the other end is still there.

@@ -221,9 +221,9 @@ impl Session {
                 Ok((Value::Null, list.into_bytes()))
             }
             Ask::ByKey { table } => self.by_key(table, body).await,
-            Ask::Unique { table, columns } => {
+            Ask::Unique { table, of } => {
                 let open = self.table(table)?;
-                as_body(&open.side.not_unique(&columns, &open.hash_key).await?)
+                as_body(&open.side.not_unique(&of, &open.hash_key).await?)
             }
         }
     }

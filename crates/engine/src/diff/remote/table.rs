@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 use serde::de::DeserializeOwned;
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Error, ReadMark, Result, TableSchema};
 use tokio::sync::OnceCell;
 
@@ -187,8 +188,8 @@ impl AgentTable {
     }
 
     /// Whether these columns are unique.
-    pub(in crate::diff) async fn not_unique(&self, columns: &[String]) -> Result<Option<NotUnique>> {
-        let ask = |table| Ask::Unique { table, columns: columns.to_vec() };
+    pub(in crate::diff) async fn not_unique(&self, of: &UniqueColumns) -> Result<Option<NotUnique>> {
+        let ask = |table| Ask::Unique { table, of: of.clone() };
         let ((), body) = self.ask(ask, &[], Purpose::Rows, UNIQUE_BYTES_MAX).await?;
         serde_json::from_slice(&body).map_err(|_| malformed("values cannot be read"))
     }

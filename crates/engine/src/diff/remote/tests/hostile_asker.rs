@@ -132,7 +132,7 @@ async fn what_is_out_of_bounds_is_refused_and_the_session_goes_on() {
         scan(json!(wide), 14),
         json!({ "sketch": { "table": table, "range": 0 } }),
         json!({ "by_key": { "table": table + 1 } }),
-        json!({ "unique": { "table": table, "columns": ["other"] } }),
+        json!({ "unique": { "table": table, "of": { "columns": ["other"], "nulls_are_equal": false } } }),
     ] {
         let answer = asking.ask(&ask, &[]).await.unwrap();
         assert!(answer["failed"].is_object(), "{ask}: {answer}");
