@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::diff::DiffArgs;
+pub(crate) use self::diff::{DiffArgs, DigestWhere};
 
 /// The exit codes, as every help text shows them. `docs/cli.md` and the README repeat this table.
 pub(crate) const EXIT_CODES: &str = "\

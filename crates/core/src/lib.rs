@@ -7,7 +7,9 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod civil;
+mod class;
 pub mod destination;
+pub mod digests;
 pub mod encoding;
 pub mod entry;
 pub mod error;
@@ -24,15 +26,18 @@ pub mod report;
 pub mod schema;
 pub mod selection;
 pub mod source;
+pub mod unique;
 pub mod versions;
 
 pub use batch::{ChangeBatch, ColumnMask, Masks, OldKeys, Operation};
 pub use checkpoint::{
     Change, Checkpoint, ChunkEntry, Delta, Lane, Misfit, Parts, Standing, TablePhase, TableState,
 };
+pub use class::Class;
 pub use destination::{
     Destination, DestinationSession, FinishStep, Guarantee, Holder, Load, Prepare, Prepared,
 };
+pub use digests::Digests;
 pub use entry::{Entry, Transaction};
 pub use error::{Error, ErrorKind, Reaction, Result};
 pub use key::RowKey;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::ChangeBatch;
 use crate::checkpoint::TableState;
+use crate::digests::Digests;
 use crate::encoding::BulkRows;
 use crate::entry::{Entry, Transaction};
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ use crate::position::Position;
 use crate::report::{Finding, Retained};
 use crate::schema::{Column, TableSchema};
 use crate::selection::{Query, Selection};
+use crate::unique::UniqueIndexes;
 use crate::versions::Versions;
 
 /// A system that is read.
@@ -62,6 +64,20 @@ pub trait Source: Send + Sync {
 
     /// The ability to read rows in the order of a version column.
     fn versions(&self) -> Option<&dyn Versions> {
+        None
+    }
+
+    /// What keeps two rows of this table apart, as far as the system enforces it and says so.
+    ///
+    /// # Errors
+    /// As any read.
+    async fn unique_indexes(&self, table: &TableId) -> Result<UniqueIndexes> {
+        let _ = table;
+        Ok(UniqueIndexes::default())
+    }
+
+    /// The ability to sum up rows where they are.
+    fn digests(&self) -> Option<&dyn Digests> {
         None
     }
 

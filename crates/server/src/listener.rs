@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use syncline_core::{Error, Result, Source};
+use syncline_core::{Error, ErrorKind, Result, Source};
 use syncline_engine::diff::remote::{self, Door, Wire};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -17,6 +17,8 @@ use crate::token::Token;
 
 /// Sessions at the same time, with those that have not said yet who they are.
 const SESSIONS_MAX: usize = 16;
+/// Those for whom there is no room and who are told so at the same time; more are cut off without a word.
+const TURNED_AWAY_MAX: usize = 16;
 /// How long TLS may take to be agreed on.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// What sessions get to end by themselves when the agent stops.
@@ -99,6 +101,7 @@ impl Listener {
     /// Answers sessions until `stop` ends; then those that are open get a moment to end by themselves.
     pub async fn serve(self, served: Served, stop: impl Future<Output = ()>) {
         let (served, room) = (Arc::new(served), Arc::new(Semaphore::new(SESSIONS_MAX)));
+        let door = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
         let mut sessions = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -115,7 +118,16 @@ impl Listener {
                                 drop(place);
                             });
                         }
-                        Err(_) => tracing::warn!(%from, "too many sessions; one was turned away"),
+                        Err(_) => {
+                            tracing::warn!(%from, "too many sessions; one was turned away");
+                            if let Ok(place) = Arc::clone(&door).try_acquire_owned() {
+                                let tls = self.tls.clone();
+                                sessions.spawn(async move {
+                                    turn_away(stream, from, tls).await;
+                                    drop(place);
+                                });
+                            }
+                        }
                     },
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
@@ -142,6 +154,22 @@ async fn session(stream: TcpStream, from: SocketAddr, tls: Option<TlsAcceptor>, 
     match ended {
         Ok(()) => tracing::info!(%from, "a session has ended"),
         Err(error) => tracing::warn!(%from, %error, "a session has ended"),
+    }
+}
+
+/// Tells somebody that there is no room.
+async fn turn_away(stream: TcpStream, from: SocketAddr, tls: Option<TlsAcceptor>) {
+    let why = Error::new(
+        ErrorKind::Retriable,
+        format!("it has {SESSIONS_MAX} sessions already, and serves no more at the same time"),
+    )
+    .with_remedy("wait until another comparison has ended, then compare again; or start a second agent");
+    let told = match wire(stream, tls).await {
+        Ok(wire) => remote::turn_away(wire, &why).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        tracing::debug!(%from, %error, "somebody who was turned away could not be told");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::StateArgs;
 
@@ -57,9 +57,24 @@ pub(crate) struct DiffArgs {
     #[arg(long, value_name = "KIND=BOUND")]
     pub(crate) guard: Vec<String>,
     /// Columns that must be unique over all rows of the source before anything of the table is repaired, as
-    /// 'schema.table(column, column)'; may be repeated.
+    /// 'schema.table(column, column)'; may be repeated. What unique indexes of the destination ask for is looked at before every
+    /// repair, unless the source has such an index itself.
     #[arg(long, value_name = "TABLE(COLUMNS)")]
     pub(crate) unique: Vec<String>,
+    /// Where rows are hashed. 'default': where this process, or an agent, reads them. 'in-database': by the databases themselves,
+    /// for two that are both far away and have no agent beside them; each is read in several passes, and equal rows do not
+    /// move.
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = DigestWhere::Default)]
+    pub(crate) digest: DigestWhere,
     #[command(flatten)]
     pub(crate) state: StateArgs,
+}
+
+/// Where rows are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DigestWhere {
+    /// Where they are read: here, or by agents.
+    Default,
+    /// Where they are, by SQL.
+    InDatabase,
 }

@@ -7,6 +7,7 @@ use super::error::During;
 use super::quote::ident;
 use super::unique::UniqueIndex;
 use super::{MAIN, OURS, ddl};
+use syncline_core::unique::{UniqueColumns, UniqueIndexes};
 
 /// A table as the file has it.
 #[derive(Debug, Clone)]
@@ -73,6 +74,24 @@ impl Table {
         } else {
             ["rowid", "_rowid_", "oid"].into_iter().find(|name| !taken(name))
         }
+    }
+
+    /// What the file enforces, its row id's name too.
+    pub(super) fn unique_indexes(&self) -> UniqueIndexes {
+        let mut found = UniqueIndexes::default();
+        if self.integer_key {
+            let key = self.key.iter().map(|column| column.name.clone());
+            found.plain.push(UniqueColumns::named(key.collect()));
+        }
+        for index in &self.unique {
+            let columns: Option<Vec<String>> = index.terms.iter().map(|term| term.column.clone()).collect();
+            let by_bytes = index.terms.iter().all(|term| term.collation.eq_ignore_ascii_case("BINARY"));
+            match columns.filter(|_| index.predicate.is_none() && by_bytes) {
+                Some(columns) => found.plain.push(UniqueColumns::named(columns)),
+                None => found.others.push(index.name.clone()),
+            }
+        }
+        found
     }
 
     /// A column by name, without regard to case, as SQLite does.

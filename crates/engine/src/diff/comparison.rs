@@ -93,6 +93,7 @@ impl Comparison {
             columns: pairing.columns.clone(),
             not_compared: pairing.only_right.clone(),
             scans: found.scans,
+            inside: self.inside_cost(),
             samples,
         };
         Ok((diff, found.difference))
@@ -123,12 +124,15 @@ pub(crate) struct Found {
     pub(crate) right: TableDigest,
     pub(crate) difference: Difference,
     pub(crate) too_many: Option<u64>,
-    scans: u32,
+    pub(super) scans: u32,
 }
 
 impl Comparison {
     /// Scans both sides until every range is equal, or its difference is known, or too large.
     pub(crate) async fn find(&self) -> Result<Found> {
+        if self.left.is_inside() {
+            return self.find_inside().await;
+        }
         let mut found = Found::default();
         let mut ranges = VecDeque::from([KeyRange::ALL]);
         let mut planned = 0;

@@ -9,7 +9,7 @@ use syncline_core::{Moment, ReadMark, Result, RowKey, Source, TableSchema};
 use super::comparison::Comparison;
 use super::encoder::Encoder;
 use super::keys;
-use super::pairing::{self, Class, ComparedColumn, Pairing};
+use super::pairing::{Class, ComparedColumn, Pairing};
 use super::shown::{KEYS_MAX, Rows};
 use super::side::{EncodedRow, Side};
 use super::sketches::{Difference, HashKey, Identity, KeyRef, Lookup};
@@ -136,7 +136,7 @@ pub(crate) fn is_exact(pairing: &Pairing, streamed: &TableSchema) -> bool {
             && match compared.class {
                 Class::Native => true,
                 Class::Float | Class::Decimal => false,
-                class => pairing::class_of(&column.data_type) == class,
+                class => Class::of(&column.data_type) == class,
             }
     };
     pairing.key_columns > 0

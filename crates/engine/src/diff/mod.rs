@@ -11,6 +11,7 @@
 //! | `pairing` | which columns are compared with each other, and as what |
 //! | `encoder` | rows in the one canonical encoding; `keys`: the way back |
 //! | `side`, `scanned` | a table read as encoded rows, in parallel, in no order; what a scan of it left |
+//! | `inside` | digests that the databases compute, where both are far away |
 //! | [`remote`] | a side that an agent reads, and the agent's end of it |
 //! | [`sketches`] | digests and set differences of rows, pure |
 //! | `comparison`, `table` | the comparison of one table, and what it says |
@@ -26,6 +27,7 @@
 mod comparison;
 mod encoder;
 mod guard;
+mod inside;
 pub(crate) mod keys;
 pub(crate) mod live;
 mod pairing;
@@ -48,12 +50,13 @@ pub use comparison::Comparison;
 pub(crate) use comparison::{Found, counts};
 pub use encoder::Encoder;
 pub use guard::{Exceeded, Guard, Operations};
+pub use inside::InsideCost;
 pub use pairing::{Class, ComparedColumn, Pairing};
 pub use plan::{KeyBytes, Plan};
 pub use repair::Repaired;
 pub(crate) use shown::Rows;
 pub use table::{ColumnDifference, Counts, Kind, RowDifference, RowsRead, TableDiff};
-pub use unique::{NotUnique, RepeatedValue};
+pub use unique::{Enforced, NotUnique, RepeatedValue};
 pub use writer::Writer;
 
 /// Finds the selected tables on both sides and brings each pair to the same columns.

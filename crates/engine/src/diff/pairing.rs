@@ -1,59 +1,10 @@
 //! Which columns of two tables are compared with each other, and as what.
 
-use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+pub use syncline_core::Class;
 use syncline_core::{Carriage, Column, DataType, Error, Family, Result, TableSchema};
-
-/// What the values of a pair of columns are compared as.
-///
-/// Both sides are brought to the class before they are compared, as the destination would store the source's value: a
-/// value that is not of the class (a text that is no date) equals only the very same value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// The bytes that both sides carry: the same family, the same type. `1.0` and `1.00` differ.
-    Native,
-    /// Whole numbers and truth values (0 and 1).
-    Integer,
-    /// 64-bit floating point; −0 is 0.
-    Float,
-    /// Exact decimals of any length; trailing zeros do not count.
-    Decimal,
-    /// Text, byte by byte. JSON and types without a typed form are their text.
-    Text,
-    /// Bytes.
-    Bytes,
-    /// Calendar dates.
-    Date,
-    /// Times of day, microseconds.
-    Time,
-    /// Civil times, microseconds.
-    Timestamp,
-    /// Instants, microseconds.
-    Instant,
-    /// 128-bit identifiers.
-    Uuid,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Native => "native value",
-            Self::Integer => "integer",
-            Self::Float => "float",
-            Self::Decimal => "decimal",
-            Self::Text => "text",
-            Self::Bytes => "bytes",
-            Self::Date => "date",
-            Self::Time => "time",
-            Self::Timestamp => "timestamp",
-            Self::Instant => "instant",
-            Self::Uuid => "uuid",
-        })
-    }
-}
 
 /// A column that is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,7 +69,7 @@ fn same_values(left: &DataType, right: &DataType) -> bool {
 
 /// What two types are compared as: the one of them that says more.
 fn common(left: &DataType, right: &DataType) -> Option<Class> {
-    let (left, right) = (class_of(left), class_of(right));
+    let (left, right) = (Class::of(left), Class::of(right));
     let either = |class| left == class || right == class;
     let both = |classes: &[Class]| classes.contains(&left) && classes.contains(&right);
     Some(match () {
@@ -136,21 +87,6 @@ fn common(left: &DataType, right: &DataType) -> Option<Class> {
         }
         () => return None,
     })
-}
-
-pub(super) fn class_of(data_type: &DataType) -> Class {
-    match data_type {
-        DataType::Bool | DataType::Int(_) | DataType::UInt(_) => Class::Integer,
-        DataType::Float32 | DataType::Float64 => Class::Float,
-        DataType::Decimal { .. } | DataType::Numeric => Class::Decimal,
-        DataType::Text | DataType::Json | DataType::Native(_) | DataType::Array(_) => Class::Text,
-        DataType::Bytes => Class::Bytes,
-        DataType::Date => Class::Date,
-        DataType::Time => Class::Time,
-        DataType::Timestamp => Class::Timestamp,
-        DataType::TimestampTz => Class::Instant,
-        DataType::Uuid => Class::Uuid,
-    }
 }
 
 fn pair(

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::encoder::Encoder;
 use super::keys;
 use super::pairing::{Class, ComparedColumn};
-use super::remote::{Agent, AgentTable};
+use super::remote::{Agent, AgentTable, Exchanged};
 use super::scanned::Scanned;
 use super::shown::{SHOWN_BYTES_MAX, require_shown};
 use super::sketches::{HashKey, Identity, KeyHash, KeyRange, Lookup, Scan, Scanner, SketchSize};
@@ -24,10 +24,10 @@ use super::sketches::{HashKey, Identity, KeyHash, KeyRange, Lookup, Scan, Scanne
 /// A table of one side.
 #[derive(Clone)]
 pub(super) struct Side {
-    source: Arc<dyn Source>,
+    pub(super) source: Arc<dyn Source>,
     pub(super) table: Arc<TableSchema>,
-    columns: Arc<[ComparedColumn]>,
-    key_columns: usize,
+    pub(super) columns: Arc<[ComparedColumn]>,
+    pub(super) key_columns: usize,
     /// Chunks read at the same time.
     readers: usize,
     /// Rows read so far.
@@ -38,6 +38,10 @@ pub(super) struct Side {
     pub(super) marks: Arc<Mutex<BTreeSet<String>>>,
     /// Who reads it, if not this process.
     agent: Option<AgentTable>,
+    /// Whether its database hashes its rows itself, if it can.
+    inside: bool,
+    /// What was exchanged with the database for that.
+    pub(super) exchanged: Arc<Mutex<Exchanged>>,
 }
 
 /// Bytes of rows without a key that are held at once.
@@ -62,8 +66,9 @@ impl Side {
         rows: Arc<AtomicU64>,
     ) -> Self {
         let readers = readers.max(1);
-        let (marks, agent) = (Arc::default(), None);
-        Self { source, table, columns, key_columns, readers, rows, moment: Moment::OfRun, marks, agent }
+        let (marks, exchanged) = (Arc::default(), Arc::default());
+        let (moment, agent, inside) = (Moment::OfRun, None, false);
+        Self { source, table, columns, key_columns, readers, rows, moment, marks, agent, inside, exchanged }
     }
 
     /// The same side, read by an agent.
@@ -71,6 +76,15 @@ impl Side {
         let (table, rows) = (Arc::clone(&self.table), Arc::clone(&self.rows));
         let agent = AgentTable::new(agent, hash_key.clone(), table, &self.columns, self.key_columns, rows);
         Self { agent: Some(agent), ..self }
+    }
+
+    /// The same side, whose database hashes its rows itself, if it can.
+    pub(super) fn inside(self) -> Self {
+        Self { inside: true, ..self }
+    }
+
+    pub(super) fn is_inside(&self) -> bool {
+        self.inside
     }
 
     /// How its rows are told apart.
@@ -250,7 +264,7 @@ impl Side {
         }
     }
 
-    fn split<'a>(&self, row: &'a [u8]) -> Result<EncodedRow<'a>> {
+    pub(super) fn split<'a>(&self, row: &'a [u8]) -> Result<EncodedRow<'a>> {
         let key = encoding::prefix(row, self.key_columns);
         let key = key.ok_or_else(|| Error::bug("an encoded row is shorter than its key"))?;
         Ok(EncodedRow { key: &row[..key], row })
@@ -311,6 +325,9 @@ impl Side {
             let rows = agent.found(lookup, SHOWN_BYTES_MAX).await?;
             return rows.into_iter().map(|row| Ok((self.split(&row)?.key.into(), row))).collect();
         }
+        if let Some(digests) = self.digests() {
+            return self.found_inside(digests, lookup, SHOWN_BYTES_MAX).await;
+        }
         let (lookup, bytes) = (lookup.clone(), AtomicUsize::new(0));
         let bytes = Arc::new(bytes);
         let found = self.read(KeyedRows::new, move |found, row| {
@@ -328,6 +345,10 @@ impl Side {
     pub(super) async fn keys_of(&self, lookup: &Lookup) -> Result<BTreeMap<KeyHash, Box<[u8]>>> {
         if let Some(agent) = &self.agent {
             return agent.keys_of(lookup).await;
+        }
+        if let Some(digests) = self.digests() {
+            let rows = self.found_inside(digests, lookup, ROWS_BYTES_MAX).await?;
+            return Ok(rows.into_iter().filter_map(|(key, _)| Some((lookup.key(&key)?, key))).collect());
         }
         let lookup = lookup.clone();
         let found = self.read(BTreeMap::new, move |found, row| {
@@ -350,6 +371,13 @@ impl Side {
     ) -> Result<BTreeMap<Box<[u8]>, i64>> {
         if let Some(agent) = &self.agent {
             return agent.counted(lookup, bytes_max).await;
+        }
+        if let Some(digests) = self.digests() {
+            let mut counted = BTreeMap::new();
+            for (_, row) in self.found_inside(digests, lookup, bytes_max).await? {
+                *counted.entry(row).or_insert(0) += 1;
+            }
+            return Ok(counted);
         }
         let lookup = lookup.clone();
         let readers = self.readers;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use serde::{Deserialize, Serialize};
 use syncline_core::TableId;
 
+use super::inside::InsideCost;
 use super::pairing::ComparedColumn;
 
 /// Rows read of the table under way, for who shows progress.
@@ -108,6 +109,9 @@ pub struct TableDiff {
     pub not_compared: Vec<String>,
     /// Scans of each side.
     pub scans: u32,
+    /// What was exchanged for it, if the databases computed its digests themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<InsideCost>,
     /// Some of the differing rows.
     pub samples: Vec<RowDifference>,
 }

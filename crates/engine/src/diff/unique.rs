@@ -5,13 +5,19 @@
 //! still too many to be counted at once, their hashes are counted in several parts, a scan each. A third scan, made only if
 //! there is a violation, reads some of the values.
 //!
-//! A row with NULL in one of the columns violates nothing, as everywhere in SQL.
+//! A row with NULL in one of the columns violates nothing, as everywhere in SQL, unless the columns say otherwise.
+//!
+//! Which columns are looked at: those that somebody names, and before a repair those that the destination enforces by an index
+//! over columns ([`Comparison::enforced`]) and the source does not. An index over an expression or over some rows is not looked
+//! at, which is said.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use syncline_core::digests::RepeatedIn;
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Error, Result, encoding};
 
 use super::comparison::Comparison;
@@ -45,22 +51,39 @@ pub struct RepeatedValue {
     pub rows: u64,
 }
 
+/// A NULL among values that are repeated.
+pub(super) fn null() -> String {
+    "NULL".to_owned()
+}
+
+/// What a destination enforces beside what the source does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// Columns that are to be looked at: nothing else says that the source's rows are apart by them.
+    pub to_check: Vec<UniqueColumns>,
+    /// What cannot be looked at: names of indexes over an expression or over some rows, and columns that are not compared.
+    pub not_checked: Vec<String>,
+}
+
 /// Where the unique columns are, and how their values are hashed.
 #[derive(Clone)]
 struct Values {
     places: Arc<[usize]>,
+    nulls_are_equal: bool,
     hash_key: HashKey,
 }
 
 impl Values {
-    /// The values of a row, encoded; `None` if one of them is NULL.
+    /// The values of a row, encoded; `None` if one of them is NULL and so like no other.
     fn of(&self, row: &[u8]) -> Result<Option<Vec<u8>>> {
         let all = encoding::values(row)?;
         let mut values = Vec::new();
         for &place in self.places.iter() {
             let value = all.get(place).copied().ok_or_else(|| Error::bug("a row without its columns"))?;
-            let Some(value) = value else { return Ok(None) };
-            encoding::append_value(Some(value), &mut values)?;
+            if value.is_none() && !self.nulls_are_equal {
+                return Ok(None);
+            }
+            encoding::append_value(value, &mut values)?;
         }
         Ok(Some(values))
     }
@@ -105,8 +128,50 @@ impl Comparison {
     ///
     /// # Errors
     /// Configuration if a column is not compared; as any read.
-    pub async fn not_unique(&self, columns: &[String]) -> Result<Option<NotUnique>> {
-        self.left.not_unique(columns, &self.hash_key).await
+    pub async fn not_unique(&self, of: &UniqueColumns) -> Result<Option<NotUnique>> {
+        self.left.not_unique(of, &self.hash_key).await
+    }
+
+    /// What the destination enforces, as columns of the source.
+    ///
+    /// # Errors
+    /// As any read.
+    pub async fn enforced(&self) -> Result<Enforced> {
+        let there = self.right.source.unique_indexes(&self.right.table.id).await?;
+        let here = self.left.source.unique_indexes(&self.left.table.id).await?;
+        let mut enforced = Enforced { not_checked: there.others, ..Enforced::default() };
+        for index in there.plain {
+            let columns: Option<Vec<String>> =
+                index.columns.iter().map(|name| self.compared_as(name)).collect();
+            match columns {
+                None => enforced.not_checked.push(format!("({})", index.columns.join(", "))),
+                Some(columns) => {
+                    let index = UniqueColumns { columns, ..index };
+                    if !here.plain.iter().any(|known| self.implies(known, &index)) {
+                        enforced.to_check.push(index);
+                    }
+                }
+            }
+        }
+        enforced.to_check.sort_unstable();
+        enforced.to_check.dedup();
+        Ok(enforced)
+    }
+
+    /// The compared column that is of this name at the destination.
+    fn compared_as(&self, name: &str) -> Option<String> {
+        let place = self.right.table.columns.iter().position(|column| column.name == name)?;
+        self.pairing.columns.get(place).map(|column| column.name.clone())
+    }
+
+    /// Whether rows that the source keeps apart so are apart by the other columns, too.
+    fn implies(&self, known: &UniqueColumns, wanted: &UniqueColumns) -> bool {
+        let is_there = |name: &String| wanted.columns.contains(name);
+        let is_never_null =
+            |name: &String| self.left.table.columns.iter().any(|c| c.name == *name && !c.nullable);
+        let nulls_fit =
+            known.nulls_are_equal || !wanted.nulls_are_equal || known.columns.iter().all(is_never_null);
+        known.columns.iter().all(is_there) && nulls_fit
     }
 }
 
@@ -114,14 +179,19 @@ impl Side {
     /// Whether it has more than one row with the same values in these columns.
     pub(super) async fn not_unique(
         &self,
-        columns: &[String],
+        of: &UniqueColumns,
         hash_key: &HashKey,
     ) -> Result<Option<NotUnique>> {
-        let places: Arc<[usize]> = columns.iter().map(|name| self.place(name)).collect::<Result<_>>()?;
+        let places: Arc<[usize]> = of.columns.iter().map(|name| self.place(name)).collect::<Result<_>>()?;
         if let Some(agent) = self.agent() {
-            return agent.not_unique(columns).await;
+            return agent.not_unique(of).await;
         }
-        let values = Values { places, hash_key: hash_key.clone() };
+        if let Some(digests) = self.digests() {
+            let columns = places.to_vec();
+            let there = RepeatedIn { columns, nulls_are_equal: of.nulls_are_equal, told_max: TOLD_MAX };
+            return self.not_unique_inside(digests, of, there, hash_key).await;
+        }
+        let values = Values { places, nulls_are_equal: of.nulls_are_equal, hash_key: hash_key.clone() };
         let suspects = Arc::new(self.marked_twice(&values).await?);
         if suspects.is_empty() {
             return Ok(None);
@@ -131,7 +201,7 @@ impl Side {
             return Ok(None);
         }
         let some = self.some_values(&values, &repeated).await?;
-        Ok(Some(NotUnique { columns: columns.to_vec(), values: repeated.len() as u64, some }))
+        Ok(Some(NotUnique { columns: of.columns.clone(), values: repeated.len() as u64, some }))
     }
 
     async fn marked_twice(&self, values: &Values) -> Result<Bitmap> {
@@ -232,7 +302,7 @@ impl Side {
         for (hash, encoded) in places {
             let shown = self.show_at(&encoded, &values.places)?;
             some.push(RepeatedValue {
-                value: shown.into_iter().map(Option::unwrap_or_default).collect(),
+                value: shown.into_iter().map(|value| value.unwrap_or_else(null)).collect(),
                 rows: told.get(&hash).copied().unwrap_or_default(),
             });
         }

@@ -31,7 +31,7 @@ pub(crate) use self::render::{sample_line, shortened};
 use self::repairs::Repairs;
 use self::report::Report;
 use self::sides::Sides;
-use crate::args::{DiffArgs, GlobalArgs, Output};
+use crate::args::{DiffArgs, DigestWhere, GlobalArgs, Output};
 use crate::exit::{Exit, Failure};
 use crate::progress::format::{count, duration, per_second};
 use crate::{output, spec, state};
@@ -98,7 +98,8 @@ async fn compare_all(
         let begun = Instant::now();
         let (comparison, diff, difference) = compare(pairing, sides, repairs, args.samples).await?;
         let decision = repairs.decide(&comparison, &diff, &difference, &mut report).await?;
-        let mut outcome = TableOutcome { diff, decision };
+        let unique_not_checked = repairs.take_not_checked();
+        let mut outcome = TableOutcome { diff, decision, unique_not_checked };
         match global.output {
             Output::Text => output::to_stdout(&render::table(&outcome, begun.elapsed())),
             Output::Json => output::to_stdout_line(&event(&outcome)),
@@ -110,7 +111,10 @@ async fn compare_all(
 }
 
 fn event(outcome: &TableOutcome) -> Value {
-    json!({ "event": "table", "diff": outcome.diff, "decision": outcome.decision })
+    json!({
+        "event": "table", "diff": outcome.diff, "decision": outcome.decision,
+        "unique_not_checked": outcome.unique_not_checked,
+    })
 }
 
 /// What `runs show` tells of this run: what it was asked, what it found, decided and wrote; no values of rows.
@@ -136,6 +140,7 @@ fn keep_run(
         "approve": args.approve,
         "guard": args.guard,
         "unique": args.unique,
+        "digest_in_database": args.digest == DigestWhere::InDatabase,
         "traffic": sides.traffic(),
         "tables": outcomes,
     });
@@ -157,7 +162,7 @@ async fn compare(
         let (source, destination) = (&sides.source, &sides.destination);
         let hash_key = repairs.hash_key();
         let comparison = Comparison::new(pairing, source, destination, &hash_key, readers(), &read);
-        let comparison = sides.agents(comparison);
+        let comparison = sides.read_by(comparison)?;
         match with_progress(pairing, &read, comparison.run(samples)).await {
             Err(error) if error.kind() == ErrorKind::Retriable && tries < TRIES => {
                 output::to_stderr(&format!("{}: {error}; comparing it again\n", pairing.left.id));

@@ -12,6 +12,9 @@ pub(super) struct TableOutcome {
     pub(super) diff: TableDiff,
     /// What was decided, and done.
     pub(super) decision: Decision,
+    /// What the destination enforces and nobody looked at before rows were written, or would be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unique_not_checked: Vec<String>,
 }
 
 /// What was decided about a table, and done.

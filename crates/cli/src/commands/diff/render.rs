@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use syncline_core::TableId;
 use syncline_engine::diff::remote::{Exchanged, Traffic};
-use syncline_engine::diff::{Kind, NotUnique, RowDifference, TableDiff};
+use syncline_engine::diff::{InsideCost, Kind, NotUnique, RowDifference, TableDiff};
 
 use super::outcome::{Decision, TableOutcome};
 use super::sides::AgentTraffic;
-use crate::args::DiffArgs;
+use crate::args::{DiffArgs, DigestWhere};
 use crate::progress::format::{bytes, count, counted, duration};
 
 /// Letters of a value that are shown.
@@ -29,6 +29,12 @@ fn not_unique(violation: &NotUnique) -> String {
 /// One table.
 pub(super) fn table(outcome: &TableOutcome, elapsed: Duration) -> String {
     let mut text = render(&outcome.diff, elapsed);
+    if !outcome.unique_not_checked.is_empty() {
+        text.push_str(&format!(
+            "  not checked before writing, unique over expressions, some rows, other columns or by other rules: {}\n",
+            outcome.unique_not_checked.join(", ")
+        ));
+    }
     match &outcome.decision {
         Decision::Compared | Decision::Equal => {}
         Decision::Planned => text.push_str("  --repair would write these rows\n"),
@@ -75,6 +81,13 @@ fn render(found: &TableDiff, elapsed: Duration) -> String {
     let mut text = format!("{name}: {}  ({rows}, {})\n", result(found), duration(elapsed));
     if found.key.is_empty() && !found.is_equal() {
         text.push_str("  it has no row key: equal rows were counted\n");
+    }
+    if let Some(InsideCost { source, destination }) = found.inside {
+        let passes = counted(found.scans.into(), "pass").replace("passs", "passes");
+        let (source, destination) = (bytes(source.bytes()), bytes(destination.bytes()));
+        text.push_str(&format!(
+            "  hashed in the databases: {passes}; exchanged for it {source} with the source, {destination} with the destination\n"
+        ));
     }
     if !found.not_compared.is_empty() {
         text.push_str(&format!(
@@ -181,11 +194,13 @@ pub(super) fn end(outcomes: &[TableOutcome], token: Option<&str>, args: &DiffArg
     let mut text = verdict(outcomes);
     if let Some(token) = token {
         let (source, destination) = ("SOURCE-URL", "DESTINATION-URL");
+        let in_database = args.digest == DigestWhere::InDatabase;
         let exceptions: String = args
             .exclude_column
             .iter()
             .map(|column| format!(" --exclude-column '{column}'"))
             .chain(args.schema_map.iter().map(|map| format!(" --schema-map '{map}'")))
+            .chain(in_database.then(|| " --digest in-database".to_owned()))
             .collect();
         text.push_str(&format!(
             "  to write just what is planned: syncline diff {source} {destination}{exceptions} --approve {token}\n"

@@ -6,9 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Error, ErrorKind, Result, TableId, TablePattern};
 use syncline_engine::diff::sketches::Difference;
-use syncline_engine::diff::{Comparison, Guard, KeyBytes, NotUnique, Plan, TableDiff, Writer};
+use syncline_engine::diff::{Comparison, Enforced, Guard, KeyBytes, NotUnique, Plan, TableDiff, Writer};
 
 use super::outcome::Decision;
 use super::report::Report;
@@ -32,7 +33,9 @@ pub(super) struct Repairs {
     intent: Intent,
     guard: Guard,
     /// Columns that must be unique at the source.
-    unique: Vec<(TablePattern, Vec<String>)>,
+    unique: Vec<(TablePattern, UniqueColumns)>,
+    /// What the table's destination enforces and was not looked at.
+    not_checked: Vec<String>,
     /// Whether queries stand for the source's tables.
     of_queries: bool,
     /// What was stopped or only shown: what an approval would run.
@@ -66,6 +69,7 @@ impl Repairs {
             intent,
             guard,
             unique,
+            not_checked: Vec::new(),
             of_queries: !args.query.is_empty(),
             waiting,
             directory,
@@ -102,7 +106,10 @@ impl Repairs {
         difference: &Difference,
         report: &mut Option<Report>,
     ) -> Result<Decision> {
-        let violations = self.violations(comparison, diff).await?;
+        let mut violations = self.violations(comparison, diff).await?;
+        if violations.is_empty() && self.would_write(diff, difference) {
+            violations = self.violations_there(comparison, diff).await?;
+        }
         if !violations.is_empty() {
             return Ok(Decision::NotUnique(violations));
         }
@@ -132,6 +139,43 @@ impl Repairs {
             violations.extend(comparison.not_unique(columns).await?);
         }
         Ok(violations)
+    }
+
+    /// Whether rows of the table are to be written, or shown as such.
+    fn would_write(&self, diff: &TableDiff, difference: &Difference) -> bool {
+        let is_one = !diff.is_equal() && diff.too_many.is_none();
+        is_one
+            && match &self.intent {
+                Intent::Compare => false,
+                Intent::Approved(plan) => plan.covers(&diff.table, difference),
+                Intent::Plan | Intent::Repair => {
+                    self.guard.judge(&diff.counts, diff.rows_destination).is_empty()
+                }
+            }
+    }
+
+    /// Columns that the destination keeps unique and the source does not, and whose values are repeated there.
+    async fn violations_there(
+        &mut self,
+        comparison: &Comparison,
+        diff: &TableDiff,
+    ) -> Result<Vec<NotUnique>> {
+        let Enforced { to_check, not_checked } = comparison.enforced().await?;
+        self.not_checked = not_checked;
+        let mut violations = Vec::new();
+        for of in to_check {
+            let was_named =
+                |(table, named): &(TablePattern, UniqueColumns)| table.matches(&diff.table) && *named == of;
+            if !self.unique.iter().any(was_named) {
+                violations.extend(comparison.not_unique(&of).await?);
+            }
+        }
+        Ok(violations)
+    }
+
+    /// What the destination of the table that was decided about enforces and was not looked at.
+    pub(super) fn take_not_checked(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.not_checked)
     }
 
     /// The decision before a row moves; [`Decision::Repaired`] for what is to be repaired now.
@@ -187,7 +231,7 @@ impl Repairs {
 }
 
 /// `schema.table(column, column)`.
-fn unique_columns(text: &str) -> Result<(TablePattern, Vec<String>)> {
+fn unique_columns(text: &str) -> Result<(TablePattern, UniqueColumns)> {
     let wrong = || {
         Error::configuration(format!("`{text}` does not name columns of a table"))
             .with_remedy("write --unique 'schema.table(column, column)'")
@@ -197,7 +241,7 @@ fn unique_columns(text: &str) -> Result<(TablePattern, Vec<String>)> {
     if columns.iter().any(String::is_empty) {
         return Err(wrong());
     }
-    Ok((TablePattern::new(table)?, columns))
+    Ok((TablePattern::new(table)?, UniqueColumns::named(columns)))
 }
 
 fn failed(error: Error) -> Decision {

@@ -10,7 +10,7 @@ use syncline_engine::diff::remote::{Agent, Traffic};
 use syncline_server::AgentUrl;
 
 use super::queries;
-use crate::args::DiffArgs;
+use crate::args::{DiffArgs, DigestWhere};
 use crate::spec;
 
 /// Both sides. Databases are not connected yet, agents are.
@@ -23,6 +23,7 @@ pub(super) struct Sides {
     queries: Vec<Query>,
     source_agent: Option<Arc<Agent>>,
     destination_agent: Option<Arc<Agent>>,
+    digest: DigestWhere,
 }
 
 /// What was exchanged with the agents.
@@ -61,18 +62,32 @@ impl Sides {
             queries,
             source_agent: source.1,
             destination_agent: destination.1,
+            digest: args.digest,
         })
     }
 
     /// What the two sides are, without secrets, as a plan names them.
     pub(super) fn names(&self) -> String {
         let queries = self.queries.iter().map(|query| format!("; {}: {}", query.table, query.sql));
-        format!("{} → {}{}", self.source.address(), self.destination.address(), queries.collect::<String>())
+        // A plan's rows are recognised by their hashes, which are others there.
+        let digest = match self.digest {
+            DigestWhere::Default => "",
+            DigestWhere::InDatabase => "; digests in the databases",
+        };
+        let queries = queries.collect::<String>();
+        format!("{} → {}{queries}{digest}", self.source.address(), self.destination.address())
     }
 
-    /// The comparison, with each side read by whom it is.
-    pub(super) fn agents(&self, comparison: Comparison) -> Comparison {
-        comparison.read_by(self.source_agent.clone(), self.destination_agent.clone())
+    /// The comparison, with each side read, or hashed, by whom it is.
+    ///
+    /// # Errors
+    /// Configuration if databases should hash that cannot.
+    pub(super) fn read_by(&self, comparison: Comparison) -> Result<Comparison> {
+        let comparison = comparison.read_by(self.source_agent.clone(), self.destination_agent.clone());
+        match self.digest {
+            DigestWhere::Default => Ok(comparison),
+            DigestWhere::InDatabase => comparison.inside(),
+        }
     }
 
     /// What was exchanged so far.

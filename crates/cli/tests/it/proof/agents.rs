@@ -9,6 +9,7 @@ use syncline_testkit::compare::postgres::Comparison;
 use syncline_testkit::process::{Outcome, Running};
 
 use super::diff::{PLANTED, counts, diff, tables, two_equal_sides};
+use super::digests::Counted;
 use super::pair::{COPY, Pair, SHOP, wait_until};
 use crate::process::{EndsWith, RUN_MAX, Room};
 
@@ -136,10 +137,43 @@ async fn a_thousand_scattered_differences_cost_less_than_200_kb() {
     assert!((20_000..200_000).contains(&bytes), "{bytes} bytes besides the rows");
     // With two agents and somebody between them, each of the two ways.
     let both = apart.diff(&["--output", "json"]).ends_with(3);
-    for side in ["source", "destination"] {
-        let bytes = exchanged(&both, side, &["sketches", "keys", "rest"]);
-        assert!((20_000..200_000).contains(&bytes), "{side}: {bytes} bytes besides the rows");
-    }
+    let links = ["source", "destination"].map(|side| exchanged(&both, side, &["sketches", "keys", "rest"]));
+    println!("{links:?} bytes besides the rows, between two agents");
+    assert!(links[0] > 20_000 && links[1] > 20_000 && links[0] + links[1] < 190_000, "{links:?}");
+}
+
+/// Its description alone is longer than the head of a message may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_thousand_columns_is_compared_through_agents() {
+    let Some(pair) = Pair::start().await else { return };
+    let columns: String =
+        (1..=1000).map(|at| format!(", a_column_with_a_rather_long_name_of_its_own_{at} smallint")).collect();
+    let wide = format!(
+        "CREATE TABLE t (id int PRIMARY KEY{columns}); INSERT INTO t SELECT i, i FROM generate_series(1, 50) i"
+    );
+    pair.source.execute(SHOP, &wide).await;
+    pair.destination.execute(COPY, &wide).await;
+    let last = "UPDATE t SET a_column_with_a_rather_long_name_of_its_own_1000 = 1 WHERE id = 7";
+    pair.destination.execute(COPY, last).await;
+    let apart = Apart::of(pair);
+    assert_eq!(counts(&tables(&apart.diff(&["--output", "json"]).ends_with(3))["t"]), [0, 0, 1, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_finds_no_room_at_an_agent_is_told_so() {
+    let room = Room::new();
+    let file = rusqlite::Connection::open(room.path("a.db")).unwrap();
+    file.execute_batch("CREATE TABLE t (id int PRIMARY KEY)").unwrap();
+    drop(file);
+    let agent = Agent::start(&room, &room.url("a.db"), &[]);
+    // Those who have not said who they are take a place, too, for ten seconds.
+    let silent: Vec<_> = (0..16).map(|_| std::net::TcpStream::connect(&agent.address).unwrap()).collect();
+    let (url, file) = (agent.url(), room.url("a.db"));
+    let refused = room.run(&["diff", &url, &file]).ends_with(1);
+    assert!(refused.stderr.contains("it has 16 sessions already"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("wait until another comparison has ended"), "{}", refused.stderr);
+    drop(silent);
+    wait_until("there is room again", RUN_MAX, || room.run(&["diff", &url, &file]).code() == Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,6 +347,29 @@ async fn an_agent_that_is_killed_at_work_is_an_error_that_says_so() {
     assert!(!ended.stdout.contains("EQUAL"), "{}", ended.stdout);
     let ended = apart.pair.room.run(&compared).ends_with(1);
     assert!(ended.stderr.contains("cannot be connected to"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_in_the_middle_of_a_scan_leaves_no_result_and_nothing_written() {
+    let Some(pair) = Pair::start().await else { return };
+    let rows = "CREATE TABLE t (id int PRIMARY KEY, note text);
+        INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i";
+    pair.source.execute(SHOP, rows).await;
+    pair.destination.execute(COPY, rows).await;
+    pair.destination.execute(COPY, "DELETE FROM t WHERE id > 49000").await;
+    // A third of the table comes to the agent.
+    let way = Counted::holding(pair.source.port(), 2_000_000);
+    let agent = Agent::start(&pair.room, &way.url(&pair.source.url(SHOP), pair.source.port()), &[]);
+    let (url, copy) = (agent.url(), pair.destination.url(COPY));
+    let running = pair.room.syncline(&["diff", &url, &copy, "--repair", "--guard", "all=off"]).start();
+    wait_until("the agent reads", RUN_MAX, || way.bytes() > 2_000_000);
+    let _ = agent.running.kill_9();
+    let ended = running.wait(RUN_MAX).ends_with(1);
+    assert!(ended.stderr.contains("comparing it again"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("it cannot be connected to"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("see whether the agent runs"), "{}", ended.stderr);
+    assert!(!ended.stdout.contains("EQUAL") && !ended.stdout.contains("DIFFERENT"), "{}", ended.stdout);
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM t").trim(), "49000");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 //! | `crashes`, `crashes_sqlite` | SIGKILL at every durable step |
 //! | `chaos` | random SIGKILLs and server restarts under load during a slow snapshot |
 //! | `hot` | a table that is written hard does not hold up another |
+//! | `digests` | rows that the databases hash themselves are found as well, and equal ones do not move |
 //! | `diff` | what differs is found, and nothing else |
 //! | `recovery` | changes that were lost are found by a comparison and repaired, under writers and SIGKILL |
 //! | `repair` | what differs is written, as far as the guard lets pass |
@@ -27,6 +28,7 @@ mod addresses;
 mod agents;
 mod circle;
 mod diff;
+mod digests;
 mod generated;
 mod incremental;
 mod letters;

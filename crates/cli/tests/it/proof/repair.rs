@@ -190,6 +190,53 @@ async fn a_plan_changes_nothing_and_a_report_names_every_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_destination_keeps_unique_is_looked_at_before_a_row_is_written() {
+    let Some(pair) = Pair::start().await else { return };
+    let table = "CREATE TABLE t (id int PRIMARY KEY, mail text, code int, note text)";
+    pair.source
+        .execute(SHOP, &format!("{table}; INSERT INTO t SELECT i, 'm' || i % 900, nullif(i, 1), 'n' FROM generate_series(1, 1000) i"))
+        .await;
+    let version = pair.destination.installation().major();
+    let nulls = if version >= 15 { "NULLS NOT DISTINCT" } else { "" };
+    pair.destination
+        .execute(COPY, &format!(
+            "{table}; CREATE UNIQUE INDEX by_mail ON t (mail); CREATE UNIQUE INDEX by_code ON t (code) {nulls};
+             CREATE UNIQUE INDEX by_part ON t (note) WHERE id < 1; CREATE UNIQUE INDEX by_text ON t (lower(note || id))"
+        ))
+        .await;
+    for how in [&[][..], &["--digest", "in-database"]] {
+        let repair = |more: &[&str]| diff(&pair, &[&["--guard", "all=off"], how, more].concat());
+        // Whoever only compares is not told.
+        assert!(!repair(&[]).ends_with(3).stdout.contains("unique"));
+        for writes in ["--plan", "--repair"] {
+            let refused = repair(&[writes]).ends_with(1);
+            for said in
+                ["(mail) is not unique at the source, 100 values", "' in 2 rows", "by_part, by_text"]
+            {
+                assert!(refused.stdout.contains(said), "{said}: {}", refused.stdout);
+            }
+            assert!(!refused.stdout.contains("(code)"), "one NULL is one: {}", refused.stdout);
+        }
+        assert_eq!(pair.ask_destination("SELECT count(*) FROM t").trim(), "0");
+    }
+    pair.source.execute(SHOP, "UPDATE t SET mail = id, code = nullif(code, 2)").await;
+    if version >= 15 {
+        for how in [&[][..], &["--digest", "in-database"]] {
+            let refused = diff(&pair, &[&["--repair", "--guard", "all=off"], how].concat()).ends_with(1);
+            assert!(
+                refused.stdout.contains("(code) is not unique at the source, 1 value"),
+                "{}",
+                refused.stdout
+            );
+            assert!(refused.stdout.contains("'NULL' in 2 rows"), "{}", refused.stdout);
+        }
+    }
+    pair.source.execute(SHOP, "UPDATE t SET code = -1 WHERE id = 1").await;
+    diff(&pair, &["--repair", "--guard", "all=off"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_must_be_unique_is_looked_at_over_the_whole_source_before_a_row_is_written() {
     let Some(pair) = a_thousand_rows().await else { return };
     // Two rows of the same value, of which neither differs, and three of another, of which one does; NULL is no value.

@@ -10,12 +10,15 @@
 //! | `snapshot` | what a table holds, in chunks that can be cut from the stream |
 //! | `stream` | the changes |
 //! | `query` | queries that stand for tables |
+//! | `digests` | rows hashed by the server itself |
+//! | `unique` | which rows the server keeps apart |
 //! | `versions` | rows in the order of a version column |
 
 mod catalog;
 mod check;
 mod copy_text;
 mod datetime;
+mod digests;
 mod hex;
 mod identity;
 mod parts;
@@ -26,14 +29,16 @@ mod show;
 mod snapshot;
 mod stream;
 mod typed;
+mod unique;
 mod versions;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use syncline_core::unique::UniqueIndexes;
 use syncline_core::{
-    Carriage, Column, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source, Streams,
-    TableSchema, Versions,
+    Carriage, Column, Digests, Family, Finding, Queries, Query, Result, Selection, Snapshots, Source,
+    Streams, TableId, TableSchema, Versions,
 };
 
 use super::url::Address;
@@ -107,6 +112,17 @@ impl Source for PostgresSource {
     }
 
     fn queries(&self) -> Option<&dyn Queries> {
+        Some(self)
+    }
+
+    async fn unique_indexes(&self, table: &TableId) -> Result<UniqueIndexes> {
+        let session = self.pool.take().await?;
+        let indexes = unique::indexes(&session, table).await?;
+        self.pool.give(session);
+        Ok(indexes)
+    }
+
+    fn digests(&self) -> Option<&dyn Digests> {
         Some(self)
     }
 }

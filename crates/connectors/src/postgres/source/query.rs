@@ -11,8 +11,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use syncline_core::encoding::BulkRows;
 use syncline_core::{
-    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Error, Family, Finding, Query, ReadMark, Result, Selection,
-    SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
+    Chunk, ChunkPlan, ChunkRead, Column, CutPlan, Digests, Error, Family, Finding, Query, ReadMark, Result,
+    Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
 };
 
 use super::catalog::Catalog;
@@ -34,9 +34,18 @@ impl QuerySource {
     }
 
     fn read_of<'a>(&'a self, table: &'a Arc<TableSchema>) -> Result<QueryRead<'a>> {
+        Ok(QueryRead { pool: &self.pool, table, sql: self.sql_of(table)? })
+    }
+
+    /// The statement behind a table.
+    pub(super) fn sql_of(&self, table: &TableSchema) -> Result<&str> {
         let query = self.queries.get(&table.id);
-        let query = query.ok_or_else(|| Error::bug("there is no such query").with_table(&table.id))?;
-        Ok(QueryRead { pool: &self.pool, table, sql: &query.sql })
+        Ok(&query.ok_or_else(|| Error::bug("there is no such query").with_table(&table.id))?.sql)
+    }
+
+    /// Sessions to its database.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 }
 
@@ -72,6 +81,10 @@ impl Source for QuerySource {
 
     fn streams(&self) -> Option<&dyn Streams> {
         None
+    }
+
+    fn digests(&self) -> Option<&dyn Digests> {
+        Some(self)
     }
 }
 

@@ -28,11 +28,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use syncline_core::unique::UniqueIndexes;
 use syncline_core::{
-    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams,
+    Family, Finding, PipelineName, Queries, Query, Result, Selection, Snapshots, Source, Streams, TableId,
     TableSchema, Versions,
 };
 
+use super::catalog;
 use super::connect::{Shared, blocking, open_reader};
 use super::url;
 
@@ -88,6 +90,15 @@ impl Source for SqliteSource {
 
     fn queries(&self) -> Option<&dyn Queries> {
         Some(self)
+    }
+
+    async fn unique_indexes(&self, table: &TableId) -> Result<UniqueIndexes> {
+        let (path, name) = (self.path.clone(), table.name.clone());
+        blocking(move || {
+            let found = catalog::table(&open_reader(&path)?, &name)?;
+            Ok(found.map(|table| table.unique_indexes()).unwrap_or_default())
+        })
+        .await
     }
 }
 

@@ -244,7 +244,7 @@ fn lost() -> Error {
 fn no_agent(error: Error) -> Error {
     Error::new(
         error.kind(),
-        "what answers there is no agent, or one with too many sessions, or one that speaks TLS",
+        "what answers there is no agent, or one that speaks TLS, or one that far too many ask at once",
     )
     .with_remedy("see at which port the agent said it listens; for TLS, add ?tls=on to the URL")
     .with_source(error)

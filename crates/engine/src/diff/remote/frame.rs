@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 /// Version of the whole protocol: frames, messages, and the encoding and hashes of rows.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the preface.
 pub const PREFACE_BYTES: usize = MAGIC.len() + 2;
 

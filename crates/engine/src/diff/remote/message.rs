@@ -1,6 +1,7 @@
 //! What the two ends say to each other. Heads are JSON; what is large or binary is the body.
 
 use serde::{Deserialize, Serialize};
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Carry, Column, Selection, TableId, TablePattern};
 
 use super::failure::Failure;
@@ -26,8 +27,9 @@ pub(super) struct Welcome {
 pub(super) enum Ask {
     /// The tables of a selection. Answer: JSON of the tables as the body.
     Discover(Wanted),
-    /// Opens a table, in the place of the one that was open; the body is the hash key. Answer: its number.
-    Open(Open),
+    /// Opens a table, in the place of the one that was open; the body is a list of the hash key and [`Open`] as JSON, which may
+    /// have many columns. Answer: its number.
+    Open,
     /// Scans the open table; the scans are kept. Answer: the digests, as a list of replies.
     Scan { table: u32, ranges: Vec<(u64, u8)>, size: u32 },
     /// Part of a sketch of the last scan; the body is the request. Answer: the reply as the body.
@@ -41,7 +43,7 @@ pub(super) enum Ask {
     /// Rows of these keys, now; the body is a list of encoded keys. Answer: the read mark, and a batch as the body.
     ByKey { table: u32 },
     /// Whether columns are unique. Answer: JSON as the body.
-    Unique { table: u32, columns: Vec<String> },
+    Unique { table: u32, of: UniqueColumns },
     /// Gives up the snapshots.
     Release,
     /// Whether the other end is still there.
@@ -77,7 +79,7 @@ impl Wanted {
     }
 }
 
-/// A table as it is compared.
+/// A table as it is compared: part of a body.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Open {
     pub(super) table: TableId,

@@ -33,6 +33,6 @@ mod traffic;
 
 pub use agent::{Agent, Dial, Show};
 pub use frame::{PREFACE_BYTES, VERSION, Wire};
-pub use session::{Door, serve};
+pub use session::{Door, serve, turn_away};
 pub(super) use table::AgentTable;
 pub use traffic::{Exchanged, Traffic};

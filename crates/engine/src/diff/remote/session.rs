@@ -66,6 +66,24 @@ pub async fn serve(stream: Box<dyn Wire>, door: &dyn Door, readers: usize) -> Re
     ended
 }
 
+/// Tells somebody for whom there is no room why he is not served.
+///
+/// # Errors
+/// As the stream.
+pub async fn turn_away(stream: Box<dyn Wire>, why: &Error) -> Result<()> {
+    let telling = async {
+        let mut link = Link::new(stream);
+        link.receive_preface(BEGINNING_MAX).await?;
+        link.send_preface().await?;
+        let awaited = Awaited { body_bytes_max: 0, silence_max: BEGINNING_MAX };
+        // What nobody has read when a connection is closed takes the answer with it.
+        link.receive(awaited, None).await?;
+        link.send(&Said::<()>::Failed(Failure::of(why)), &[]).await
+    };
+    let late = || Error::new(ErrorKind::Retriable, "somebody who was turned away did not listen");
+    tokio::time::timeout(BEGINNING_MAX, telling).await.unwrap_or_else(|_| Err(late()))
+}
+
 async fn let_in(link: &mut Link, door: &dyn Door) -> Result<Arc<dyn Source>> {
     let version = link.receive_preface(BEGINNING_MAX).await?;
     link.send_preface().await?;
@@ -174,7 +192,7 @@ impl Session {
                 Ok((Value::Null, Vec::new()))
             }
             Ask::Discover(wanted) => self.discover(wanted).await,
-            Ask::Open(open) => self.open(open, body).await,
+            Ask::Open => self.open(body).await,
             Ask::Scan { table, ranges, size } => self.scan(table, &ranges, size).await,
             Ask::Sketch { table, range } => {
                 let scan = self.table(table)?.scans.get(range);
@@ -203,9 +221,9 @@ impl Session {
                 Ok((Value::Null, list.into_bytes()))
             }
             Ask::ByKey { table } => self.by_key(table, body).await,
-            Ask::Unique { table, columns } => {
+            Ask::Unique { table, of } => {
                 let open = self.table(table)?;
-                as_body(&open.side.not_unique(&columns, &open.hash_key).await?)
+                as_body(&open.side.not_unique(&of, &open.hash_key).await?)
             }
         }
     }
@@ -218,8 +236,11 @@ impl Session {
     }
 
     /// Opens a table, if it still is what the other end takes it for.
-    async fn open(&mut self, open: Open, body: &[u8]) -> Result<Answer> {
-        let key = <[u8; 32]>::try_from(body).map_err(|_| malformed("the hash key has 32 bytes"))?;
+    async fn open(&mut self, body: &[u8]) -> Result<Answer> {
+        let items = list::items(body)?;
+        let [key, open] = items[..] else { return Err(malformed("a table is opened by its key and itself")) };
+        let key = <[u8; 32]>::try_from(key).map_err(|_| malformed("the hash key has 32 bytes"))?;
+        let open: Open = serde_json::from_slice(open).map_err(|_| malformed("a table cannot be read"))?;
         let columns = open.columns.len();
         let fits = (1..=COLUMNS_MAX).contains(&columns)
             && open.classes.len() == columns

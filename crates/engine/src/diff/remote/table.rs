@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 use serde::de::DeserializeOwned;
+use syncline_core::unique::UniqueColumns;
 use syncline_core::{Error, ReadMark, Result, TableSchema};
 use tokio::sync::OnceCell;
 
@@ -66,8 +67,11 @@ impl AgentTable {
 
     async fn opened(&self) -> Result<(u64, u32)> {
         let open = || async {
-            let ask = Ask::Open(self.open.as_ref().clone());
-            let question = Question::new(ask, self.hash_key.bytes(), Purpose::Rest, 0);
+            let table = serde_json::to_vec(self.open.as_ref());
+            let table =
+                table.map_err(|error| Error::bug("a table cannot be described").with_source(error))?;
+            let body = list::List::of([self.hash_key.bytes().as_slice(), &table])?;
+            let question = Question::new(Ask::Open, &body, Purpose::Rest, 0);
             let (number, _, epoch) = self.agent.ask::<u32>(question, None).await?;
             Ok::<_, Error>((epoch, number))
         };
@@ -184,8 +188,8 @@ impl AgentTable {
     }
 
     /// Whether these columns are unique.
-    pub(in crate::diff) async fn not_unique(&self, columns: &[String]) -> Result<Option<NotUnique>> {
-        let ask = |table| Ask::Unique { table, columns: columns.to_vec() };
+    pub(in crate::diff) async fn not_unique(&self, of: &UniqueColumns) -> Result<Option<NotUnique>> {
+        let ask = |table| Ask::Unique { table, of: of.clone() };
         let ((), body) = self.ask(ask, &[], Purpose::Rows, UNIQUE_BYTES_MAX).await?;
         serde_json::from_slice(&body).map_err(|_| malformed("values cannot be read"))
     }

@@ -6,7 +6,7 @@
 //!
 //! A cell is *pure* if it holds one row, any number of times, on one side. It is recognised by the division of the hashes'
 //! sum by the count, by the place the hash belongs to, and by the checks' sum. The check of a sum says nothing about the
-//! checks of its parts, so a cell that is not pure passes with a probability of 2⁻⁶⁴, times one over the number of places;
+//! checks of its parts, so a cell that is not pure passes with a probability of 2⁻³², times one over the number of places;
 //! a decode looks at no more than four times as many cells as the sketch has. And a row that was never there would leave
 //! cells behind that are not zero: it makes a decode fail rather than lie.
 //!
@@ -36,8 +36,8 @@ pub(super) struct KeyField([u8; KEY_FIELD_BYTES]);
 pub(super) struct Cell {
     /// Modulo 2¹²⁸.
     pub(super) row_sum: u128,
-    /// Modulo 2⁶⁴.
-    pub(super) check_sum: u64,
+    /// Modulo 2³².
+    pub(super) check_sum: u32,
     /// Modulo 2³²: more rows than that in a cell do no harm, as long as the two sides differ by less than 2³¹ there.
     pub(super) count: i32,
     pub(super) key: KeyField,
@@ -128,7 +128,7 @@ impl Cell {
     /// A row, once.
     #[inline]
     pub(super) fn element(row: RowHash, check: u64, key: KeyField) -> Self {
-        Self { row_sum: row.number(), check_sum: check, count: 1, key }
+        Self { row_sum: row.number(), check_sum: low(check), count: 1, key }
     }
 
     #[inline]
@@ -170,6 +170,13 @@ impl Cell {
             return None;
         }
         let checks = if negative { self.check_sum.wrapping_neg() } else { self.check_sum };
-        (hash_key.check(row).wrapping_mul(u64::from(copies)) == checks).then_some(row)
+        (low(hash_key.check(row)).wrapping_mul(copies) == checks).then_some(row)
     }
+}
+
+/// What cells have of a check: it is looked at beside a hash of 96 bits and the hash's place.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+pub(super) fn low(check: u64) -> u32 {
+    check as u32
 }

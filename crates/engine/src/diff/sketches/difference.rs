@@ -57,7 +57,12 @@ pub struct Difference {
 impl Difference {
     /// Sorts out what was decoded.
     pub(super) fn of(elements: Vec<Element>, identity: Identity) -> Self {
-        let mut rows: Vec<_> = elements.into_iter().map(Element::differing).collect();
+        Self::of_rows(elements.into_iter().map(Element::differing).collect(), identity)
+    }
+
+    /// Sorts out rows of which a side has more, each with whether that is the left one.
+    #[must_use]
+    pub fn of_rows(mut rows: Vec<(DifferingRow, bool)>, identity: Identity) -> Self {
         rows.sort_unstable();
         let mut difference = Self::default();
         let is_one_key = |(a, _): &(DifferingRow, bool), (b, _): &(DifferingRow, bool)| {
@@ -133,6 +138,22 @@ impl Lookup {
             }
         }
         lookup
+    }
+
+    /// The key of the hashes.
+    #[must_use]
+    pub fn hash_key(&self) -> &HashKey {
+        &self.hash_key
+    }
+
+    /// The hashes of the keys that are looked for.
+    pub fn key_hashes(&self) -> impl Iterator<Item = KeyHash> {
+        self.keys.iter().copied()
+    }
+
+    /// The hashes of the rows that are looked for.
+    pub fn row_hashes(&self) -> impl Iterator<Item = RowHash> {
+        self.rows.iter().copied()
     }
 
     /// Whether no second scan is needed.

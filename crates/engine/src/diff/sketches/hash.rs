@@ -12,6 +12,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+use syncline_core::digests::{DigestSalt, ROW_HASH_BYTES};
 use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_64_with_seed, xxh3_128_with_secret};
 
 use super::sketch::SUB_TABLES;
@@ -36,9 +38,19 @@ pub struct HashKey {
 struct Secrets {
     /// What they were derived from.
     bytes: [u8; 32],
+    function: Function,
     row: Secret,
     key: Secret,
     check: Secret,
+}
+
+/// How rows and keys are hashed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Function {
+    /// Where this process, or one like it, hashes.
+    Xxh3,
+    /// Where databases do: no other of their functions is in all of them, and none of theirs is keyed.
+    Sha256,
 }
 
 /// The hash of a row: the canonical encoding of all its columns.
@@ -53,9 +65,27 @@ impl HashKey {
     /// Derives the secrets from 32 random bytes, which the caller draws for each comparison.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
-        let secrets =
-            Secrets { bytes, row: derive(&bytes, 1), key: derive(&bytes, 2), check: derive(&bytes, 3) };
-        Self { secrets: Arc::new(secrets) }
+        Self::with(bytes, Function::Xxh3)
+    }
+
+    /// As [`Self::new`], with the hashes that databases compute ([`syncline_core::digests`]).
+    #[must_use]
+    pub fn sha256(bytes: [u8; 32]) -> Self {
+        Self::with(bytes, Function::Sha256)
+    }
+
+    fn with(bytes: [u8; 32], function: Function) -> Self {
+        let [row, key, check] = [1, 2, 3].map(|purpose| derive(&bytes, purpose));
+        Self { secrets: Arc::new(Secrets { bytes, function, row, key, check }) }
+    }
+
+    /// What the hashes of databases begin with, if it is they who hash.
+    #[must_use]
+    pub fn salt(&self) -> Option<DigestSalt> {
+        let mut salt = DigestSalt { row: [0; 16], key: [0; 16] };
+        salt.row.copy_from_slice(&self.secrets.bytes[..16]);
+        salt.key.copy_from_slice(&self.secrets.bytes[16..]);
+        (self.secrets.function == Function::Sha256).then_some(salt)
     }
 
     /// What it was derived from: for the other side of the comparison, and for nobody else.
@@ -68,14 +98,20 @@ impl HashKey {
     #[inline]
     #[must_use]
     pub fn row(&self, row: &[u8]) -> RowHash {
-        RowHash(xxh3_128_with_secret(row, &self.secrets.row) >> (128 - RowHash::BITS))
+        match self.secrets.function {
+            Function::Xxh3 => RowHash(xxh3_128_with_secret(row, &self.secrets.row) >> (128 - RowHash::BITS)),
+            Function::Sha256 => RowHash::of_bytes(salted(&self.secrets.bytes[..16], row)),
+        }
     }
 
     /// The hash of a key's encoding.
     #[inline]
     #[must_use]
     pub fn key(&self, key: &[u8]) -> KeyHash {
-        KeyHash(xxh3_64_with_secret(key, &self.secrets.key))
+        match self.secrets.function {
+            Function::Xxh3 => KeyHash(xxh3_64_with_secret(key, &self.secrets.key)),
+            Function::Sha256 => KeyHash(u64::from_be_bytes(salted(&self.secrets.bytes[16..], key))),
+        }
     }
 
     /// The key hash of a row of a table without a key. It must not share bits with the row hash: a range of key hashes
@@ -83,7 +119,10 @@ impl HashKey {
     #[inline]
     #[must_use]
     pub fn key_of_row(&self, row: RowHash) -> KeyHash {
-        self.key(&row.0.to_le_bytes())
+        match self.secrets.function {
+            Function::Xxh3 => self.key(&row.0.to_le_bytes()),
+            Function::Sha256 => self.key(&row.to_bytes()),
+        }
     }
 
     /// A number that belongs to a row hash and is not a linear function of it: sums of several row hashes do not have the
@@ -101,6 +140,12 @@ impl HashKey {
         bytes.extend_from_slice(terms);
         xxh3_64_with_secret(&bytes, &self.secrets.check)
     }
+}
+
+/// The first bytes of SHA-256 over a salt and a value.
+fn salted<const N: usize>(salt: &[u8], value: &[u8]) -> [u8; N] {
+    let hash: [u8; 32] = Sha256::new().chain_update(salt).chain_update(value).finalize().into();
+    std::array::from_fn(|at| hash[at])
 }
 
 fn derive(bytes: &[u8; 32], purpose: u8) -> Secret {
@@ -129,6 +174,21 @@ impl RowHash {
     #[must_use]
     pub fn new(number: u128) -> Option<Self> {
         (number >> Self::BITS == 0).then_some(Self(number))
+    }
+
+    /// The hash of these bytes, as one number.
+    #[must_use]
+    pub fn of_bytes(bytes: [u8; ROW_HASH_BYTES]) -> Self {
+        let mut number = [0; 16];
+        number[16 - ROW_HASH_BYTES..].copy_from_slice(&bytes);
+        Self(u128::from_be_bytes(number))
+    }
+
+    /// Its bytes, the first ones of [`Self::number`] big-endian left out.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; ROW_HASH_BYTES] {
+        let number = self.0.to_be_bytes();
+        std::array::from_fn(|at| number[16 - ROW_HASH_BYTES + at])
     }
 
     /// The hash as a number below 2⁹⁶.

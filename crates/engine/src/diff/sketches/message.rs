@@ -2,7 +2,7 @@
 
 use super::cell::Cell;
 use super::digest::TableDigest;
-use super::scan::CommonBytes;
+use super::scan::CommonBits;
 use super::sketch::SketchSize;
 
 /// A question about the other side's scan.
@@ -46,7 +46,7 @@ pub struct CellRun {
     pub(super) want: SketchSize,
     pub(super) cells: Vec<Cell>,
     /// Used only to write them shortly.
-    pub(super) common: CommonBytes,
+    pub(super) common: CommonBits,
 }
 
 /// How many cells the answer has, if the question makes sense.

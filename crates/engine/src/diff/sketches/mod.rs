@@ -21,7 +21,8 @@
 //!   update counting twice. Beyond that the comparison is cut by prefixes of the key hash ([`KeyRange`]), each range with a
 //!   scan of its own, up to a bound of the caller's; beyond that it is a case for the guard, with an estimate.
 //! - *A wrong difference* needs two rows of the same 96-bit hash (2⁻⁹⁶ for each pair of rows of one key), or a cell that
-//!   looks pure and is not (2⁻⁶⁴ for each cell looked at), of which the traces cancel out as well.
+//!   looks pure and is not (2⁻³² and one over the places of a sub-table, for each cell looked at), of which the traces in three
+//!   other cells cancel out as well.
 //! - *A hostile side* can lie about its own rows; that is for the guard and for who reads the rows. It cannot make this
 //!   module panic, loop, or take more memory than was asked of it (`wire.rs`, `decode.rs`).
 //!
@@ -31,6 +32,7 @@
 //!
 //! Not here: the encoding of rows, reading them, transport, the guard, and repair.
 
+mod bits;
 mod cell;
 mod decode;
 mod difference;

@@ -28,7 +28,7 @@ pub struct Scan {
     digest: TableDigest,
     /// Rows whose key is longer than [`KEY_BYTES_MAX`].
     long_keys: u64,
-    common: CommonBytes,
+    common: CommonBits,
     sketch: Sketch,
 }
 
@@ -51,7 +51,7 @@ impl Scanner {
             terms: Terms { hash_key, identity, range },
             digest: TableDigest::default(),
             long_keys: 0,
-            common: CommonBytes::default(),
+            common: CommonBits::default(),
             sketch: Sketch::new(size),
         };
         Self { scan, waiting: Vec::with_capacity(TOGETHER) }
@@ -166,7 +166,7 @@ impl Scan {
         &self.sketch
     }
 
-    pub(super) fn common(&self) -> &CommonBytes {
+    pub(super) fn common(&self) -> &CommonBits {
         &self.common
     }
 
@@ -176,21 +176,21 @@ impl Scan {
     }
 }
 
-/// Bytes of the key field that all rows have in common (lengths, type tags, high zeros of numbers). In a cell they are
+/// Bits of the key field that all rows have in common (lengths, type tags, high zeros of numbers). In a cell they are
 /// there or not by the parity of its count, so that they are sent once, not for each cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CommonBytes {
+pub(super) struct CommonBits {
     all: KeyField,
     any: KeyField,
 }
 
-impl Default for CommonBytes {
+impl Default for CommonBits {
     fn default() -> Self {
         Self { all: KeyField::FULL, any: KeyField::EMPTY }
     }
 }
 
-impl CommonBytes {
+impl CommonBits {
     #[inline]
     fn add(&mut self, field: &KeyField) {
         self.all.and(field);
@@ -202,12 +202,10 @@ impl CommonBytes {
         self.any.or(&other.any);
     }
 
-    /// Byte by byte, its value if all rows have the same.
-    pub(super) fn bytes(&self) -> [Option<u8>; KEY_FIELD_BYTES] {
-        let none_seen = self.any == KeyField::EMPTY;
-        std::array::from_fn(|at| {
-            let (all, any) = (self.all.bytes()[at], self.any.bytes()[at]);
-            if none_seen { Some(0) } else { (all == any).then_some(all) }
-        })
+    /// Which bits all rows have, and which some have and some do not.
+    pub(super) fn bits(&self) -> [[u8; KEY_FIELD_BYTES]; 2] {
+        let varying = std::array::from_fn(|at| self.any.bytes()[at] & !self.all.bytes()[at]);
+        // Where no row was seen, all have every bit and none has any.
+        [std::array::from_fn(|at| self.any.bytes()[at] & self.all.bytes()[at]), varying]
     }
 }

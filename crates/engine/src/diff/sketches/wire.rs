@@ -4,27 +4,28 @@
 //! message  version u8 · kind u8 · fingerprint u64 · body
 //! request  digest: nothing            cells: have u8 · want u8       (logarithms of sizes; have 0: nothing yet)
 //! reply    digest: rows u64 · row sum u128 · check sum u64 · key sum u64 · long keys u64 · largest u8
-//!          cells:  have u8 · want u8 · least count i32 · count bytes u8 · row bytes u8 · varying [5] · common [33] ·
-//!                  one bit a cell: is it other than zero · those cells, each:
-//!                  count over the least · row sum · check u64 · the key field's varying bytes
+//!          cells:  have u8 · want u8 · least count i32 · count bits u8 · row bits u8 · varying [33] · common [33] ·
+//!                  one bit a cell: is it other than zero · those cells, bit after bit, each:
+//!                  count over the least · row sum · check u32 · the key field's varying bits
 //! ```
 //!
-//! Numbers are little-endian. Counts and row sums take as many bytes as the largest of the message, key fields the bytes
-//! in which keys differ at all; a cell that is zero takes a bit. The layout, and how places follow from hashes, are what
+//! Numbers are little-endian. Counts and row sums take as many bits as the largest of the message, key fields the bits
+//! in which keys differ at all; a cell that is zero takes one bit. The layout, and how places follow from hashes, are what
 //! [`VERSION`] numbers.
 //!
 //! Reading trusts nothing: every length follows from the request or is checked against the bytes at hand before memory is
 //! taken, which is at most 64 bytes for each cell asked for. There is no loop whose end the message says.
 
+use super::bits::{BitReader, BitWriter};
 use super::cell::{Cell, KEY_FIELD_BYTES};
 use super::digest::TableDigest;
 use super::error::DiffError;
 use super::message::{CellRun, Opening, Reply, Request, cells_between};
-use super::scan::CommonBytes;
+use super::scan::CommonBits;
 use super::sketch::SketchSize;
 
 /// Version of the protocol: bytes, hashes and places.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const REQUEST_DIGEST: u8 = 1;
 const REQUEST_CELLS: u8 = 2;
@@ -32,10 +33,9 @@ const REPLY_DIGEST: u8 = 3;
 const REPLY_CELLS: u8 = 4;
 
 const HEADER_BYTES: usize = 10;
-const VARYING_BYTES: usize = KEY_FIELD_BYTES.div_ceil(8);
-const CELLS_HEADER_BYTES: usize = HEADER_BYTES + 8 + VARYING_BYTES + KEY_FIELD_BYTES;
-const CHECK_BYTES: usize = 8;
-const CELL_BYTES_MAX: usize = 4 + 16 + CHECK_BYTES + KEY_FIELD_BYTES;
+const CELLS_HEADER_BYTES: usize = HEADER_BYTES + 8 + 2 * KEY_FIELD_BYTES;
+const CHECK_BITS: u32 = u32::BITS;
+const CELL_BYTES_MAX: usize = 4 + 16 + 4 + KEY_FIELD_BYTES;
 
 impl Request {
     /// Its bytes, for the end whose scan has this fingerprint.
@@ -126,35 +126,32 @@ impl Reply {
 
 impl CellRun {
     fn write(&self, out: &mut Vec<u8>) {
-        let common = self.common.bytes();
+        let [common, varying] = self.common.bits();
         let used = || self.cells.iter().filter(|cell| !cell.is_zero());
         let least = used().map(|cell| cell.count).min().unwrap_or(0);
         let over = |cell: &Cell| cell.count.wrapping_sub(least).cast_unsigned();
-        let count_bytes = used().map(|cell| bytes_of(over(cell).into())).max().unwrap_or(0);
-        let row_bytes = used().map(|cell| bytes_of(cell.row_sum)).max().unwrap_or(0);
+        let count_bits = used().map(|cell| bits_of(over(cell).into())).max().unwrap_or(0);
+        let row_bits = used().map(|cell| bits_of(cell.row_sum)).max().unwrap_or(0);
 
         out.extend([size_byte(self.have), size_byte(Some(self.want))]);
         out.extend(least.to_le_bytes());
-        out.extend([count_bytes.to_le_bytes()[0], row_bytes.to_le_bytes()[0]]);
-        let mut varying = [0; VARYING_BYTES];
-        common
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| byte.is_none())
-            .for_each(|(at, _)| set_bit(&mut varying, at));
+        out.extend([count_bits.to_le_bytes()[0], row_bits.to_le_bytes()[0]]);
         out.extend(varying);
-        out.extend(common.map(Option::unwrap_or_default));
+        out.extend(common);
         let mut is_used = vec![0; self.cells.len().div_ceil(8)];
         let used_at = self.cells.iter().enumerate().filter(|(_, cell)| !cell.is_zero());
         used_at.for_each(|(at, _)| set_bit(&mut is_used, at));
         out.extend(is_used);
+        let mut bits = BitWriter::default();
         for cell in used() {
-            out.extend(&over(cell).to_le_bytes()[..count_bytes]);
-            out.extend(&cell.row_sum.to_le_bytes()[..row_bytes]);
-            out.extend(cell.check_sum.to_le_bytes());
-            let key = cell.key.bytes().iter().zip(common);
-            out.extend(key.filter(|(_, common)| common.is_none()).map(|(byte, _)| *byte));
+            bits.push(over(cell).into(), count_bits);
+            bits.push(cell.row_sum, row_bits);
+            bits.push(cell.check_sum.into(), CHECK_BITS);
+            for (byte, varying) in cell.key.bytes().iter().zip(varying) {
+                ones(varying).for_each(|place| bits.push(u128::from(byte >> place), 1));
+            }
         }
+        out.extend(bits.into_bytes());
     }
 
     fn read(mut rest: Rest<'_>, have: Option<SketchSize>, want: SketchSize) -> Result<Self, DiffError> {
@@ -163,54 +160,56 @@ impl CellRun {
         }
         let count = cells_between(have, want).ok_or(DiffError::NotAsked)?;
         let least = i32::from_le_bytes(rest.array()?);
-        let [count_bytes, row_bytes] = rest.array()?.map(usize::from);
-        if count_bytes > 4 || row_bytes > 16 {
+        let [count_bits, row_bits] = rest.array()?.map(u32::from);
+        if count_bits > u32::BITS || row_bits > u128::BITS {
             return Err(DiffError::Malformed("numbers that are too wide"));
         }
-        let varying: [u8; VARYING_BYTES] = rest.array()?;
-        let common = common_bytes(&varying, &rest.array()?)?;
+        let (varying, common): ([u8; KEY_FIELD_BYTES], [u8; KEY_FIELD_BYTES]) =
+            (rest.array()?, rest.array()?);
+        if varying.iter().zip(common).any(|(varying, common)| varying & common != 0) {
+            return Err(DiffError::Malformed("key bits that are common and vary"));
+        }
         let is_used = rest.take(count.div_ceil(8))?;
         let used = (0..count).filter(|at| bit(is_used, *at)).count();
-        let cell_bytes =
-            count_bytes + row_bytes + CHECK_BYTES + common.iter().filter(|byte| byte.is_none()).count();
-        if rest.bytes.len() != used * cell_bytes {
+        let key_bits: u32 = varying.iter().map(|byte| byte.count_ones()).sum();
+        let cell_bits = (count_bits + row_bits + CHECK_BITS + key_bits) as usize;
+        if rest.bytes.len() != (used * cell_bits).div_ceil(8) {
             return Err(DiffError::Malformed("not as many bytes as its cells take"));
         }
+        let mut bits = BitReader::new(rest.bytes);
         let mut cells = Vec::with_capacity(count);
         for at in 0..count {
             let mut cell = Cell::default();
             if bit(is_used, at) {
-                let over = u32::from_le_bytes(rest.widened(count_bytes)?);
-                cell.count = least.wrapping_add_unsigned(over);
-                cell.row_sum = u128::from_le_bytes(rest.widened(row_bytes)?);
-                cell.check_sum = rest.u64()?;
-                for (byte, common) in cell.key.bytes_mut().iter_mut().zip(common) {
-                    *byte = match common {
-                        // As many rows as the count says were XORed, so an even number cancels.
-                        Some(common) if cell.count % 2 != 0 => common,
-                        Some(_) => 0,
-                        None => rest.array::<1>()?[0],
-                    };
+                cell.count = least.wrapping_add_unsigned(narrowed(bits.take(count_bits)?));
+                cell.row_sum = bits.take(row_bits)?;
+                cell.check_sum = narrowed(bits.take(CHECK_BITS)?);
+                // As many rows as the count says were XORed, so an even number cancels.
+                let is_odd = cell.count % 2 != 0;
+                for ((byte, varying), common) in cell.key.bytes_mut().iter_mut().zip(varying).zip(common) {
+                    *byte = if is_odd { common } else { 0 };
+                    for place in ones(varying) {
+                        *byte |= bits.take(1)?.to_le_bytes()[0] << place;
+                    }
                 }
             }
             cells.push(cell);
         }
-        rest.end()?;
-        Ok(Self { have, want, cells, common: CommonBytes::default() })
+        if !bits.is_at_end() {
+            return Err(DiffError::Malformed("bits after its end"));
+        }
+        Ok(Self { have, want, cells, common: CommonBits::default() })
     }
 }
 
-/// Byte by byte of the key field, its value if it does not vary.
-fn common_bytes(
-    varying: &[u8; VARYING_BYTES],
-    values: &[u8; KEY_FIELD_BYTES],
-) -> Result<[Option<u8>; KEY_FIELD_BYTES], DiffError> {
-    let beyond = KEY_FIELD_BYTES..VARYING_BYTES * 8;
-    let is_clean = |at: usize| !bit(varying, at) || values[at] == 0;
-    if beyond.into_iter().any(|at| bit(varying, at)) || !(0..KEY_FIELD_BYTES).all(is_clean) {
-        return Err(DiffError::Malformed("key bytes that are common and vary"));
-    }
-    Ok(std::array::from_fn(|at| (!bit(varying, at)).then_some(values[at])))
+/// Where a byte has ones.
+fn ones(byte: u8) -> impl Iterator<Item = u32> {
+    (0..8).filter(move |place| byte >> place & 1 == 1)
+}
+
+/// A number that was read as one of at most 32 bits.
+fn narrowed(number: u128) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn header(kind: u8, fingerprint: u64) -> Vec<u8> {
@@ -235,9 +234,9 @@ fn size_byte(size: Option<SketchSize>) -> u8 {
     size.map_or(0, |size| size.bits().to_le_bytes()[0])
 }
 
-/// Bytes that a number takes.
-fn bytes_of(number: u128) -> usize {
-    (u128::BITS - number.leading_zeros()).div_ceil(8) as usize
+/// Bits that a number takes.
+fn bits_of(number: u128) -> u32 {
+    u128::BITS - number.leading_zeros()
 }
 
 fn bit(bits: &[u8], at: usize) -> bool {
@@ -262,13 +261,8 @@ impl<'a> Rest<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DiffError> {
-        self.widened(N)
-    }
-
-    /// `count` bytes of a number, at most `N`, with zeros up to `N`.
-    fn widened<const N: usize>(&mut self, count: usize) -> Result<[u8; N], DiffError> {
         let mut array = [0; N];
-        array[..count].copy_from_slice(self.take(count)?);
+        array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 

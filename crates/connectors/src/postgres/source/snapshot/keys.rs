@@ -10,6 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use bytes::BytesMut;
 use syncline_core::{Carriage, Column, Error, ReadMark, Result, TableSchema};
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::postgres::connect::Session;
@@ -22,7 +23,7 @@ use crate::postgres::{error, quote};
 const PIPELINED_MAX: usize = 256;
 
 /// Where the rows are looked for.
-pub(super) struct From {
+pub(in crate::postgres::source) struct From {
     /// As a FROM clause names it.
     relation: String,
     /// What begins the transaction.
@@ -35,7 +36,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 impl From {
     /// The table itself.
-    pub(super) async fn table(session: &Session, table: &TableSchema) -> Result<Self> {
+    pub(in crate::postgres::source) async fn table(session: &Session, table: &TableSchema) -> Result<Self> {
         let relation = format!("{}{}", only(session, table).await?, quote::table(&table.id));
         Ok(Self {
             // The lock first: what a rewrite does to older snapshots is then over, or waits for us.
@@ -46,8 +47,18 @@ impl From {
     }
 
     /// A query that stands for it.
-    pub(super) fn query(sql: &str) -> Self {
+    pub(in crate::postgres::source) fn query(sql: &str) -> Self {
         Self { relation: quote::query(sql), opening: format!("{BEGIN}; {SEARCH_PATH}"), equals: Vec::new() }
+    }
+
+    /// What stands in a FROM clause.
+    pub(in crate::postgres::source) fn relation(&self) -> &str {
+        &self.relation
+    }
+
+    /// What begins a transaction that reads it, in one snapshot.
+    pub(in crate::postgres::source) fn opening(&self) -> &str {
+        &self.opening
     }
 }
 
@@ -77,14 +88,20 @@ pub(super) async fn read(
     }
     session.batch_execute("COMMIT").await.map_err(failed)?;
     pool.give(session);
+    Ok((batch(table, &rows)?, ReadMark(mark.get(0))))
+}
+
+/// Rows of [`values`] as a batch of the table.
+pub(in crate::postgres::source) fn batch(table: &TableSchema, rows: &[Row]) -> Result<RecordBatch> {
+    let failed = |e| error::from_client(e, "reading rows").with_table(&table.id);
     let mut decoders = table.columns.iter().map(ColumnDecoder::new).collect::<Result<Vec<_>>>()?;
-    for row in &rows {
+    for row in rows {
         for (index, decoder) in decoders.iter_mut().enumerate() {
             let value: Option<Wire<'_>> = row.try_get(index).map_err(failed)?;
             decoder.append(value.map(|wire| wire.0)).map_err(|error| error.with_table(&table.id))?;
         }
     }
-    Ok((typed::batch(table, &mut decoders)?, ReadMark(mark.get(0))))
+    typed::batch(table, &mut decoders)
 }
 
 /// `ONLY ` but for a partitioned table: tables that inherit are tables of their own.
@@ -124,16 +141,18 @@ pub(in crate::postgres::source) async fn operators(
 
 /// What is selected of a row, so that its values come as they are carried.
 pub(in crate::postgres::source) fn values(table: &TableSchema) -> String {
-    let value = |column: &Column| {
-        let name = quote::ident(&column.name);
-        match column.carriage {
-            Carriage::Native => name,
-            Carriage::NativeText | Carriage::Typed => {
-                format!("CASE WHEN num_nonnulls({name}) = 1 THEN format('%s', {name}) END")
-            }
-        }
-    };
     table.columns.iter().map(value).collect::<Vec<_>>().join(", ")
+}
+
+/// A column's value as it is carried.
+pub(in crate::postgres::source) fn value(column: &Column) -> String {
+    let name = quote::ident(&column.name);
+    match column.carriage {
+        Carriage::Native => name,
+        Carriage::NativeText | Carriage::Typed => {
+            format!("CASE WHEN num_nonnulls({name}) = 1 THEN format('%s', {name}) END")
+        }
+    }
 }
 
 /// The value of a key column as the parameter at this place of the key.

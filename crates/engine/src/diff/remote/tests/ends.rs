@@ -1,6 +1,7 @@
 //! What is found through agents is what is found without.
 
 use syncline_core::SchemaMap;
+use syncline_core::unique::UniqueColumns;
 
 use super::*;
 use crate::diff::sketches::{Difference, HashKey};
@@ -65,6 +66,10 @@ async fn equal_sides_exchange_digests_only() {
     assert!(traffic.rest.bytes() > 0);
 }
 
+fn columns(names: &[&str]) -> UniqueColumns {
+    UniqueColumns::named(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
 #[tokio::test]
 async fn columns_that_are_not_unique_are_found_there() {
     let left = database(40, |n| Some(n % 30));
@@ -75,10 +80,10 @@ async fn columns_that_are_not_unique_are_found_there() {
     let comparison =
         Comparison::new(pairing, &source, &source, &HashKey::new([1; 32]), 1, &RowsRead::default())
             .read_by(Some(Arc::clone(&agent)), Some(agent));
-    let found = comparison.not_unique(&["v".to_owned()]).await.expect("an answer").expect("values");
+    let found = comparison.not_unique(&columns(&["v"])).await.expect("an answer").expect("values");
     assert_eq!((found.values, found.some[0].rows), (10, 2));
-    assert!(comparison.not_unique(&["id".to_owned()]).await.expect("an answer").is_none());
-    assert!(comparison.not_unique(&["other".to_owned()]).await.is_err());
+    assert!(comparison.not_unique(&columns(&["id"])).await.expect("an answer").is_none());
+    assert!(comparison.not_unique(&columns(&["other"])).await.is_err());
 }
 
 #[tokio::test]
@@ -99,12 +104,12 @@ async fn a_connection_that_broke_is_made_anew_and_what_was_open_is_lost() {
             .read_by(Some(Arc::clone(&agent)), None)
     };
     let comparison = new();
-    comparison.not_unique(&[]).await.expect("it is open");
+    comparison.not_unique(&columns(&[])).await.expect("it is open");
     kept.lock().expect("tasks").drain(..).for_each(|task| task.abort());
     tokio::task::yield_now().await;
     for _ in 0..2 {
-        let error = comparison.not_unique(&[]).await.expect_err("it was lost");
+        let error = comparison.not_unique(&columns(&[])).await.expect_err("it was lost");
         assert_eq!(error.kind(), syncline_core::ErrorKind::Retriable, "{error}");
     }
-    new().not_unique(&[]).await.expect("it is open again");
+    new().not_unique(&columns(&[])).await.expect("it is open again");
 }

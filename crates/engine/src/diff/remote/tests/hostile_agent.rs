@@ -58,7 +58,7 @@ fn honest(
     Arc::new(move |ask, body| {
         if ask["discover"].is_object() {
             done(serde_json::to_vec(&tables).unwrap())
-        } else if ask["open"].is_object() {
+        } else if ask == "open" {
             (json!({ "done": 1 }), Vec::new())
         } else if ask == "release" || ask == "ping" {
             done(Vec::new())

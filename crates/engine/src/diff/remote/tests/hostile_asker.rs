@@ -46,10 +46,15 @@ impl Asking {
     /// Opens the table as it is.
     async fn open(&mut self) -> u64 {
         let columns: Vec<_> = table().await.columns;
-        let ask = json!({ "open": { "table": { "schema": "s", "name": "t" }, "columns": columns,
-            "classes": ["text", "text"], "key_columns": 1 } });
-        self.ask(&ask, &[1; 32]).await.unwrap()["done"].as_u64().unwrap()
+        let table = json!({ "table": { "schema": "s", "name": "t" }, "columns": columns,
+            "classes": ["text", "text"], "key_columns": 1 });
+        self.ask(&json!("open"), &opening(32, &table)).await.unwrap()["done"].as_u64().unwrap()
     }
+}
+
+/// What opens a table: a hash key of so many bytes, and what it is taken for.
+fn opening(key_bytes: usize, table: &Value) -> Vec<u8> {
+    list::List::of([vec![1; key_bytes].as_slice(), table.to_string().as_bytes()]).unwrap()
 }
 
 async fn table() -> syncline_core::TableSchema {
@@ -81,7 +86,7 @@ async fn nobody_is_let_in_without_the_token_or_with_another_version() {
     ours.write_all(b"SYNCLINE\x09\x00").await.unwrap();
     let mut said = Vec::new();
     ours.read_to_end(&mut said).await.unwrap();
-    assert!(said.starts_with(b"SYNCLINE\x01\x00") && String::from_utf8_lossy(&said).contains("version 9"));
+    assert!(said.starts_with(b"SYNCLINE\x02\x00") && String::from_utf8_lossy(&said).contains("version 9"));
     assert!(task.await.unwrap().is_err());
 }
 
@@ -90,8 +95,8 @@ async fn what_is_out_of_bounds_is_refused_and_the_session_goes_on() {
     let mut asking = Asking::start().await;
     let columns = table().await.columns;
     let open = |columns: &Value, classes: &Value, key_columns: u64, name: &str| {
-        json!({ "open": { "table": { "schema": "s", "name": name }, "columns": columns, "classes": classes,
-            "key_columns": key_columns } })
+        json!({ "table": { "schema": "s", "name": name }, "columns": columns, "classes": classes,
+            "key_columns": key_columns })
     };
     let (all, two) = (json!(columns), json!(["text", "text"]));
     let mut other = columns.clone();
@@ -104,11 +109,16 @@ async fn what_is_out_of_bounds_is_refused_and_the_session_goes_on() {
         (open(&all, &two, 1, "not there"), 32),
         (open(&all, &two, 1, "*"), 32),
         (open(&json!(other), &two, 1, "t"), 32),
-        (json!({ "scan": { "table": 1, "ranges": [[0, 0]], "size": 8 } }), 0),
+        (json!({ "table": 7 }), 32),
     ] {
-        let answer = asking.ask(&ask, &vec![0; body]).await.unwrap();
+        let answer = asking.ask(&json!("open"), &opening(body, &ask)).await.unwrap();
         assert!(answer["failed"].is_object(), "{ask}: {answer}");
     }
+    for body in [&[][..], &[0; 4], &[0; 8], &[0; 12], &[0xff; 40]] {
+        assert!(asking.ask(&json!("open"), body).await.unwrap()["failed"].is_object());
+    }
+    let unopened = json!({ "scan": { "table": 1, "ranges": [[0, 0]], "size": 8 } });
+    assert!(asking.ask(&unopened, &[]).await.unwrap()["failed"].is_object());
     let table = asking.open().await;
     let scan =
         |ranges: Value, size: u64| json!({ "scan": { "table": table, "ranges": ranges, "size": size } });
@@ -122,7 +132,7 @@ async fn what_is_out_of_bounds_is_refused_and_the_session_goes_on() {
         scan(json!(wide), 14),
         json!({ "sketch": { "table": table, "range": 0 } }),
         json!({ "by_key": { "table": table + 1 } }),
-        json!({ "unique": { "table": table, "columns": ["other"] } }),
+        json!({ "unique": { "table": table, "of": { "columns": ["other"], "nulls_are_equal": false } } }),
     ] {
         let answer = asking.ask(&ask, &[]).await.unwrap();
         assert!(answer["failed"].is_object(), "{ask}: {answer}");
@@ -171,7 +181,7 @@ async fn what_breaks_the_protocol_ends_the_session() {
         head("cut off")[..8].to_vec(),
     ] {
         let (mut ours, task) = begin();
-        let mut all = b"SYNCLINE\x01\x00".to_vec();
+        let mut all = b"SYNCLINE\x02\x00".to_vec();
         let hello = json!({ "connection": "db", "token": TOKEN }).to_string();
         all.extend([head(&hello), frame(3, 0, b"")].concat());
         all.extend(&bytes);
@@ -200,7 +210,7 @@ proptest! {
             let mut all = Vec::new();
             if is_let_in {
                 let hello = json!({ "connection": "db", "token": TOKEN }).to_string();
-                all.extend(b"SYNCLINE\x01\x00\x01");
+                all.extend(b"SYNCLINE\x02\x00\x01");
                 all.extend(u32::try_from(hello.len()).unwrap().to_le_bytes());
                 all.extend(hello.as_bytes());
                 all.extend([3, 0, 0, 0, 0]);

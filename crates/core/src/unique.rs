@@ -1,0 +1,29 @@
+//! What keeps two rows of a table apart beside its row key.
+
+use serde::{Deserialize, Serialize};
+
+/// Columns of which no two rows may have the same values.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UniqueColumns {
+    /// Their names.
+    pub columns: Vec<String>,
+    /// Whether two NULLs are the same; else a row with a NULL among them is like no other.
+    pub nulls_are_equal: bool,
+}
+
+impl UniqueColumns {
+    /// Columns that somebody names: NULLs are like nothing, as everywhere in SQL.
+    #[must_use]
+    pub fn named(columns: Vec<String>) -> Self {
+        Self { columns, nulls_are_equal: false }
+    }
+}
+
+/// What a system enforces on a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UniqueIndexes {
+    /// Those over columns and all rows, the primary key's too.
+    pub plain: Vec<UniqueColumns>,
+    /// The names of the others: over an expression, over some rows only, or with another rule than that equal bytes are equal.
+    pub others: Vec<String>,
+}
