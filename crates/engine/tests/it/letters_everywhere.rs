@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use syncline_core::{ErrorKind, Prepare, Reaction, SchemaMap, Source as _, TableId};
+use syncline_core::{
+    Change, Delta, Destination as _, ErrorKind, Lane, LoadIdentity, LoadKind, Prepare, Reaction, SchemaMap,
+    Source as _, TableId,
+};
 use syncline_engine::diff::Guard;
 use syncline_engine::{Pipeline, Recover, Summary, letters};
 use syncline_testkit::memory::{
@@ -333,8 +336,8 @@ async fn without_a_key_changes_find_the_row_that_waits() {
     // An insert and an update that are refused; in one transaction with the delete of such a row.
     change(&|tx| {
         tx.insert(notes, line("v1")).unwrap();
-        tx.update(notes, &[text("a")], &[(0, text("v2"))]).unwrap();
         tx.insert(notes, line("v1")).unwrap();
+        tx.update(notes, &[text("a")], &[(0, text("v2"))]).unwrap();
         tx.delete(notes, &[text("v1")]).unwrap();
         tx.insert(notes, line("d")).unwrap();
     });
@@ -367,4 +370,38 @@ async fn without_a_key_changes_find_the_row_that_waits() {
     world.run_until_done("truncated", || world.plain()).await;
     assert_eq!(world.letters(), 0);
     world.assert_mends("truncated").await;
+}
+
+/// What is read again takes the place of what was set aside of it, with where that still is at the destination.
+#[tokio::test]
+async fn a_row_that_is_read_again_takes_the_place_of_its_letter() {
+    let world = World::new();
+    let items = &world.shop.items;
+    world.shop.fill(20);
+    world.run_until_done("start", || world.plain()).await;
+    world.refuse([1].into_iter());
+    let bad = [(0, key(500)), (1, text("v1"))];
+    world.shop.database.transaction(|tx| tx.update(items, &[key(5)], &bad)).unwrap();
+    world.run_until_done("refused", || world.plain()).await;
+    let before = world.checkpoint().letters;
+    assert_eq!(before.len(), 1);
+    let list = async || {
+        let name = world.plain().name;
+        let process = syncline_store::this_process().unwrap();
+        let session = world.destination.open(&name, &process, &SchemaMap::default()).await.unwrap();
+        let identity = LoadIdentity { pipeline: name, lane: Lane::Main, kind: LoadKind::Bookkeeping };
+        let keys = before.values().flat_map(|letter| letter.keys.clone()).collect();
+        let listed = Change::AddReread { table: items.clone(), keys };
+        let load = session.begin(&identity).await.unwrap();
+        let _ = load.commit(&Delta::of(vec![listed])).await.unwrap();
+        session.close().await;
+    };
+    list().await;
+    world.run_until_done("read again", || world.plain()).await;
+    assert_eq!(world.letters(), 1);
+    world.assert_complete("read again");
+    world.faults.clear();
+    // Tried at the start of the run, and read again after that.
+    list().await;
+    world.assert_mends("read again").await;
 }
