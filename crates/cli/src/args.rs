@@ -314,8 +314,11 @@ pub(crate) struct AgentArgs {
     pub(crate) listen: String,
     /// A database that is served, and its name in the agent's URL; may be repeated. `${VAR}` in it stands for an environment
     /// variable.
-    #[arg(long, value_name = "NAME=URL", required = true)]
+    #[arg(long, value_name = "NAME=URL", required_unless_present = "config")]
     pub(crate) connection: Vec<String>,
+    /// A YAML file that says all of this instead: agent: {listen, connections: {NAME: URL}, token_file, tls_cert, tls_key}.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "connection", "token_file", "tls_cert", "tls_key"])]
+    pub(crate) config: Option<PathBuf>,
     /// File with the token that both ends know [default: the environment's SYNCLINE_AGENT_TOKEN].
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,

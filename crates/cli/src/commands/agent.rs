@@ -9,7 +9,7 @@ use syncline_server::{Identity, Listener, Served, Token};
 
 use crate::args::{AgentArgs, GlobalArgs, Output};
 use crate::commands::diff::readers;
-use crate::config::environment;
+use crate::config::{self, AgentSpec, environment};
 use crate::exit::{Exit, Failure};
 use crate::{output, signals, spec};
 
@@ -21,14 +21,18 @@ const STOPPING: &str = "stopping: comparisons get a moment to end; once more sto
 /// # Errors
 /// Configuration if a connection, the token, the certificate or the address cannot be used.
 pub(crate) async fn run(args: &AgentArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let connections = connections(&args.connection)?;
-    let token = Token::load(args.token_file.as_deref())?;
-    let identity = match (&args.tls_cert, &args.tls_key) {
+    let AgentSpec { listen, connections, token_file, tls_cert, tls_key } = match &args.config {
+        Some(file) => config::load_agent(file)?,
+        None => told(args)?,
+    };
+    let listen = listen.unwrap_or_else(|| args.listen.clone());
+    let token = Token::load(token_file.as_deref())?;
+    let identity = match (&tls_cert, &tls_key) {
         (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
         _ => None,
     };
     let stop = signals::listen(STOPPING, || {})?;
-    let listener = Listener::bind(&args.listen, identity.as_ref()).await?;
+    let listener = Listener::bind(&listen, identity.as_ref()).await?;
     let (address, tls) = (listener.address()?, identity.is_some());
     let names: Vec<&String> = connections.keys().collect();
     match global.output {
@@ -47,6 +51,17 @@ pub(crate) async fn run(args: &AgentArgs, global: &GlobalArgs) -> Result<Exit, F
     Ok(stop.at_once().unwrap_or(Exit::DONE))
 }
 
+/// The agent that the arguments describe.
+fn told(args: &AgentArgs) -> Result<AgentSpec> {
+    Ok(AgentSpec {
+        listen: Some(args.listen.clone()),
+        connections: connections(&args.connection)?,
+        token_file: args.token_file.clone(),
+        tls_cert: args.tls_cert.clone(),
+        tls_key: args.tls_key.clone(),
+    })
+}
+
 /// The URLs behind the names, each looked at before anything is served.
 fn connections(texts: &[String]) -> Result<BTreeMap<String, String>> {
     let mut connections = BTreeMap::new();
@@ -61,24 +76,32 @@ fn connections(texts: &[String]) -> Result<BTreeMap<String, String>> {
 
 /// `name=url`. What is wrong is said without the URL, which may hold a password.
 fn connection(text: &str) -> Result<(String, String)> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let wrong = || {
+    let (name, url) = text.split_once('=').ok_or_else(|| {
         Error::configuration("a connection has no name that can be used")
             .with_remedy("write --connection name=URL, with a name of letters, digits, `-`, `_` and `.`")
-    };
-    let (name, url) = text.split_once('=').ok_or_else(wrong)?;
-    if name.is_empty() || !name.chars().all(allowed) {
-        return Err(wrong());
-    }
+    })?;
     let url = environment::fill(url, &environment::of_process).map_err(|bad| {
         let (message, remedy) =
             bad.into_iter().map(|bad| (bad.message, bad.remedy)).next().unwrap_or_default();
         Error::configuration(format!("connection `{name}`: {message}")).with_remedy(remedy)
     })?;
-    let url = spec::from_anywhere(&url);
+    Ok((name.to_owned(), named_connection(name, &url)?))
+}
+
+/// The URL of a connection, looked at before anything is served.
+///
+/// # Errors
+/// Configuration, without the URL, if it or its name cannot be used.
+pub(crate) fn named_connection(name: &str, url: &str) -> Result<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || !name.chars().all(allowed) {
+        return Err(Error::configuration("a connection has no name that can be used")
+            .with_remedy("name it with letters, digits, `-`, `_` and `.`"));
+    }
+    let url = spec::from_anywhere(url);
     spec::no_agent(&url)?;
     registry::source(&url).map_err(|error| error.context(format!("connection `{name}`")))?;
-    Ok((name.to_owned(), url))
+    Ok(url)
 }
 
 #[cfg(test)]

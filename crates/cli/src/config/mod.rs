@@ -1,4 +1,4 @@
-//! Pipelines in a YAML file. The file is validated as a whole: every problem is told at once, with line and column.
+//! Pipelines, or an agent, in a YAML file. The file is validated as a whole: every problem is told at once, with line and column.
 //!
 //! ```yaml
 //! pipelines:
@@ -22,6 +22,7 @@ use syncline_core::{Error, PipelineName};
 
 use crate::exit::Failure;
 use crate::spec::ResolvedPipeline;
+pub(crate) use read::AgentSpec;
 
 /// One thing that is wrong with a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,14 +50,27 @@ impl fmt::Display for Problem {
 /// # Errors
 /// Every problem of the file, or a configuration error if it cannot be read or a name is not in it.
 pub(crate) fn load(path: &Path, names: &[String]) -> Result<Vec<ResolvedPipeline>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::configuration(format!("cannot read `{}`: {}", path.display(), error.kind()))
-            .with_remedy("name an existing file in UTF-8 with --config")
-            .with_source(error)
-    })?;
+    let text = text_of(path)?;
     let pipelines = read::pipelines(&path.display().to_string(), &text, &environment::of_process)
         .map_err(Failure::Config)?;
     select(pipelines, names).map_err(Failure::Error)
+}
+
+/// Reads the agent of a file.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_agent(path: &Path) -> Result<AgentSpec, Failure> {
+    let text = text_of(path)?;
+    read::agent(&path.display().to_string(), &text, &environment::of_process).map_err(Failure::Config)
+}
+
+fn text_of(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Error::configuration(format!("cannot read `{}`: {}", path.display(), error.kind()))
+            .with_remedy("name an existing file in UTF-8 with --config")
+            .with_source(error)
+    })
 }
 
 fn select(pipelines: Vec<ResolvedPipeline>, names: &[String]) -> Result<Vec<ResolvedPipeline>, Error> {

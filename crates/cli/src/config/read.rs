@@ -1,5 +1,7 @@
 //! From the tree of a YAML file to pipelines, gathering every problem on the way.
 
+mod agent;
+
 use serde_saphyr::{Location, Spanned};
 use syncline_connectors::registry;
 use syncline_core::{Error, PipelineName, Result, TablePattern};
@@ -10,6 +12,8 @@ use super::environment::{self, Lookup};
 use crate::incremental;
 use crate::spec::{self, PipelineSpec, ResolvedPipeline};
 use crate::verifying::{self, VerifySpec};
+pub(crate) use agent::AgentSpec;
+pub(super) use agent::agent;
 
 type Entry = (Spanned<String>, Spanned<Node>);
 

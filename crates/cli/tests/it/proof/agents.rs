@@ -385,6 +385,30 @@ async fn an_agent_ends_when_it_is_asked_to_and_holds_nothing() {
 }
 
 #[test]
+fn an_agent_is_what_its_file_says() {
+    let room = Room::new();
+    let file = rusqlite::Connection::open(room.path("a.db")).unwrap();
+    file.execute_batch("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
+    drop(file);
+    std::fs::write(room.path("token"), TOKEN).unwrap();
+    let config = "agent:\n  listen: 127.0.0.1:0\n  connections: {shop: 'sqlite:${FOLDER}/a.db'}\n  token_file: token\n";
+    std::fs::write(room.path("agent.yaml"), config).unwrap();
+    let mut running = room
+        .syncline(&["agent", "--config", "agent.yaml", "--output", "json"])
+        .env("FOLDER", room.path("").to_str().unwrap())
+        .start();
+    running.wait_for_output("listening", RUN_MAX);
+    let said: Value = serde_json::from_str(running.stdout_so_far().lines().next().unwrap()).unwrap();
+    assert_eq!(said["connections"], serde_json::json!(["shop"]));
+    let url = format!("syncline://{}/shop?token-file=token", said["address"].as_str().unwrap());
+    room.run(&["diff", &url, &room.url("a.db")]).ends_with(0);
+    let wrong = room.run(&["agent", "--config", "agent.yaml"]).ends_with(2);
+    assert!(wrong.stderr.contains("agent.yaml:3:") && wrong.stderr.contains("FOLDER"), "{}", wrong.stderr);
+    room.run(&["agent", "--config", "agent.yaml", "--listen", "127.0.0.1:0"]).ends_with(2);
+    room.run(&["agent"]).ends_with(2);
+}
+
+#[test]
 fn files_are_compared_through_an_agent_too() {
     let room = Room::new();
     let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 1), (2, 'a'), (3, x'61'), (4, NULL);

@@ -207,6 +207,8 @@ async fn values_of_other_types_are_equal_by_what_they_mean() {
     ]);
     pair.source.execute(SHOP, &format!("{HOSTILE}; {here}")).await;
     pair.destination.execute(COPY, &there).await;
+    // Zero has two signs and one value.
+    pair.destination.execute(COPY, "UPDATE t SET b = 0 WHERE id = 1001").await;
     diff(&pair, &[]).ends_with(0);
     let equal = diff(&pair, &INSIDE);
     let equal = equal.ends_with(0);

@@ -210,8 +210,7 @@ async fn what_the_destination_keeps_unique_is_looked_at_before_a_row_is_written(
         assert!(!repair(&[]).ends_with(3).stdout.contains("unique"));
         for writes in ["--plan", "--repair"] {
             let refused = repair(&[writes]).ends_with(1);
-            for said in
-                ["(mail) is not unique at the source, 100 values", "' in 2 rows", "by_part, by_text"]
+            for said in ["(mail) is not unique at the source, 100 values", "' in 2 rows", "by_part, by_text"]
             {
                 assert!(refused.stdout.contains(said), "{said}: {}", refused.stdout);
             }

@@ -11,7 +11,7 @@ use super::tally::Tally;
 use crate::diff::encoder::Encoder;
 use crate::diff::remote::Exchanged;
 use crate::diff::side::{KeyedRows, Side};
-use crate::diff::sketches::{HashKey, Lookup};
+use crate::diff::sketches::{HashKey, Lookup, RowHash};
 use crate::diff::unique::{NotUnique, RepeatedValue, null};
 
 impl Side {
@@ -53,7 +53,7 @@ impl Side {
         let mut there = self.begin(digests, lookup.hash_key()).await?;
         let wanted = WantedRows {
             keys: lookup.key_hashes().map(|key| key.0.to_be_bytes()).collect(),
-            rows: lookup.row_hashes().map(|row| row.to_bytes()).collect(),
+            rows: lookup.row_hashes().map(RowHash::to_bytes).collect(),
         };
         let batch = there.rows(&wanted, bytes_max).await?;
         there.end().await?;
