@@ -18,6 +18,7 @@
 //! | `letters` | rows that the destination refuses are set aside, and come when they may |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
+//! | `pushing` | tables kept equal by a version column, through an agent beside the destination |
 //! | `signals` | Ctrl-C and SIGTERM |
 //! | `verify` | under a live stream there is no false drift, and drift is found and repaired |
 //! | `waiting` | who is waited for is said |
@@ -34,6 +35,7 @@ mod pair;
 mod plain;
 mod plain_sqlite;
 mod plain_tables;
+mod pushing;
 mod queries;
 mod recovery;
 mod refusals;
