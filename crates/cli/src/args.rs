@@ -33,7 +33,11 @@ Beside a database that is far away from the one it is compared with:
 and where the other one is, through a tunnel (else with TLS, see below):
   syncline diff 'syncline://localhost:7077/shop?token-file=token' postgres://user@host/db
 
-Only digests, sketches and differing rows are sent. The agent reads and never writes. TLS is spoken if a certificate is given,
+Only digests, sketches and differing rows are sent. The agent writes nothing, unless a connection is --writable: then a source
+that nobody can reach from outside sends its rows to the agent beside the destination, by a version column:
+  syncline agent --connection copy=postgres://app@localhost/copy --writable copy --token-file token
+  syncline sync postgres://user@host/db 'syncline://localhost:7077/copy?token-file=token' --mode incremental --version-column at
+Whoever has the token may then write every table there that the URL's user may write. TLS is spoken if a certificate is given,
 which may be one that you made yourself: the other end names it with ?ca=FILE. Without one it listens on this machine only.";
 
 const SYNC_USAGE: &str = "\
@@ -104,7 +108,7 @@ pub(crate) enum Command {
     /// Compare two sides, row by row, and say where they differ; with --repair, write the rows that do.
     #[command(after_help = diff_help(), after_long_help = diff_long_help())]
     Diff(DiffArgs),
-    /// Read a database for comparisons made elsewhere, so that its rows need not travel.
+    /// Read a database for comparisons made elsewhere, so that its rows need not travel; or write what is sent from elsewhere.
     #[command(after_help = AGENT_HELP, after_long_help = AGENT_HELP)]
     Agent(AgentArgs),
     /// Verify a pipeline: whether its destination is what its source is, judged while the stream goes on.
@@ -316,9 +320,13 @@ pub(crate) struct AgentArgs {
     /// variable.
     #[arg(long, value_name = "NAME=URL", required_unless_present = "config")]
     pub(crate) connection: Vec<String>,
-    /// A YAML file that says all of this instead: agent: {listen, connections: {NAME: URL}, token_file, tls_cert, tls_key}.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "connection", "token_file", "tls_cert", "tls_key"])]
+    /// A YAML file that says all of this instead: agent: {listen, connections: {NAME: URL}, writable: [NAME], token_file, tls_cert, tls_key}.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "connection", "writable", "token_file", "tls_cert", "tls_key"])]
     pub(crate) config: Option<PathBuf>,
+    /// Name of a connection whose database may be written by whoever has the token: it is the destination of
+    /// `sync --mode incremental` elsewhere; may be repeated [default: nothing is written].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) writable: Vec<String>,
     /// File with the token that both ends know [default: the environment's SYNCLINE_AGENT_TOKEN].
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,

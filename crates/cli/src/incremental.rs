@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use syncline_connectors::registry;
 use syncline_core::{Error, ErrorKind, Result, TablePattern};
-use syncline_engine::table_sync::{self, Limits, Memory, TableSync, TableSynced, VersionColumns};
+use syncline_engine::table_sync::{self, FarEnd, Limits, TableSync, TableSynced, VersionColumns};
 use syncline_store::{RunId, RunKind, RunOutcome, Store};
 
 use crate::args::{GlobalArgs, ModeChoice, Output, PipelineArgs};
-use crate::commands::dead_letters::age;
 use crate::commands::sync::tell_start;
 use crate::exit::{Exit, render_error, tell_error};
 use crate::progress::format::{bytes, count, counted, duration};
@@ -140,11 +139,21 @@ async fn recorded(
     ended
 }
 
-fn wired(pipeline: &ResolvedPipeline, store: &Store, run: RunId) -> Result<TableSync> {
+/// What the engine runs.
+///
+/// # Errors
+/// Configuration if the destination cannot be opened, or a bound of the guard is none.
+pub(crate) fn wired(pipeline: &ResolvedPipeline, store: &Store, run: RunId) -> Result<TableSync> {
     let spec = &pipeline.spec;
+    let far = match spec.agent()? {
+        Some(agent) => FarEnd::There(agent),
+        None => {
+            FarEnd::Here(registry::source(&spec.destination).map_err(|error| error.context("destination"))?)
+        }
+    };
     Ok(TableSync {
         pipeline: pipeline.wire(store.journal_dir(&pipeline.name)),
-        destination: registry::source(&spec.destination).map_err(|error| error.context("destination"))?,
+        far,
         columns: VersionColumns(spec.incremental.columns.clone()),
         limits: Limits { guard: verifying::guard(&spec.guard)?, letters_max: spec.dead_letters_max },
         store: store.clone(),
@@ -239,36 +248,6 @@ fn line(table: &TableSynced) -> String {
 
 fn counted_waiting(rows: u64) -> String {
     if rows == 1 { "1 row waits".to_owned() } else { format!("{} rows wait", count(rows)) }
-}
-
-/// The dead letters of a table sync, in the words of those of other pipelines.
-///
-/// # Errors
-/// As the store.
-pub(crate) fn tell_letters(pipeline: &ResolvedPipeline, store: &Store, global: &GlobalArgs) -> Result<()> {
-    let (now, mut number) = (state::now_ms(), 0);
-    for (table, memory) in store.table_syncs(&pipeline.name)? {
-        let memory: Memory = serde_json::from_value(memory).unwrap_or_default();
-        for letter in &memory.letters {
-            number += 1;
-            match global.output {
-                Output::Text => output::to_stdout(&format!(
-                    "{number}  {table}  {}  tried {}, first {} ago\n",
-                    letter.reason,
-                    counted(letter.attempts.into(), "time"),
-                    age(now, letter.first_at_ms)
-                )),
-                Output::Json => output::to_stdout_line(&json!({
-                    "letter": number, "table": table, "reason": letter.reason, "code": letter.code,
-                    "attempts": letter.attempts, "first_at": letter.first_at_ms, "last_at": letter.last_at_ms,
-                })),
-            }
-        }
-    }
-    if number == 0 && global.output == Output::Text {
-        output::to_stderr(&format!("{}: no dead letters\n", pipeline.name));
-    }
-    Ok(())
 }
 
 /// The worst of all tables.

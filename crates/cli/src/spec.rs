@@ -13,6 +13,7 @@ use syncline_core::schema::Carry;
 use syncline_core::{
     Destination, Error, PipelineName, Prepare, Result, SchemaMap, Selection, Source, TablePattern,
 };
+use syncline_engine::diff::remote::AgentDestination;
 use syncline_engine::{Mode, Pipeline};
 use syncline_server::AgentUrl;
 
@@ -175,17 +176,36 @@ impl PipelineSpec {
     /// # Errors
     /// Configuration if a URL has no connector or is malformed.
     pub(crate) fn resolve(mut self) -> Result<ResolvedPipeline> {
-        no_agent(&self.source).and_then(|()| no_agent(&self.destination))?;
+        no_agent(&self.source)?;
         self.source = from_anywhere(&self.source);
         self.destination = from_anywhere(&self.destination);
         let source = registry::source(&self.source).map_err(|error| error.context("source"))?;
-        let destination =
-            registry::destination(&self.destination).map_err(|error| error.context("destination"))?;
+        let destination = self.open_destination().map_err(|error| error.context("destination"))?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => derived_name(&source.address(), &destination.address())?,
         };
         Ok(ResolvedPipeline { name, source, destination, spec: self })
+    }
+
+    fn open_destination(&self) -> Result<Arc<dyn Destination>> {
+        if self.mode != Some(ModeChoice::Incremental) {
+            no_agent(&self.destination)?;
+        }
+        match self.agent()? {
+            Some(agent) => Ok(Arc::new(AgentDestination::new(agent))),
+            None => registry::destination(&self.destination),
+        }
+    }
+
+    /// The way to the agent behind which the destination is, if it is behind one.
+    ///
+    /// # Errors
+    /// As [`AgentUrl::open`].
+    pub(crate) fn agent(&self) -> Result<Option<Arc<AgentUrl>>> {
+        let url = &self.destination;
+        let open = || AgentUrl::open(url, registry::family).map(Arc::new);
+        AgentUrl::is_one(url).then(open).transpose()
     }
 }
 
@@ -197,8 +217,10 @@ pub(crate) fn no_agent(url: &str) -> Result<()> {
     if !AgentUrl::is_one(url) {
         return Ok(());
     }
-    Err(Error::configuration("an agent (syncline://) is for `syncline diff` only")
-        .with_remedy("name the database itself here, or compare with `syncline diff`"))
+    Err(Error::configuration(
+        "an agent (syncline://) is for `syncline diff`, and the destination of mode `incremental`, only",
+    )
+    .with_remedy("name the database itself here, or add --mode incremental and a version column"))
 }
 
 /// The URL with a file's path made absolute, so that the name derived from it, and what the store remembers of it, mean

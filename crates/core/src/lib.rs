@@ -45,7 +45,9 @@ pub use letter::{Letter, LetterId};
 pub use load::{Bulk, Counts, Durable, LoadIdentity, LoadKind, Part};
 pub use name::{Family, PipelineName, TableId};
 pub use position::Position;
-pub use replica::{Manifest, ManifestBounds, ManifestKey, Replica, ReplicaState, Version, VersionRange};
+pub use replica::{
+    Manifest, ManifestBounds, ManifestKey, ManifestPlace, Replica, ReplicaState, Version, VersionRange,
+};
 pub use report::{Finding, Retained, Severity};
 pub use schema::{Carriage, Carry, Column, DataType, NativeDefinition, TableSchema};
 pub use selection::{Query, SchemaMap, Selection, TablePattern};

@@ -81,13 +81,19 @@ impl ReplicaState {
 /// A row's key in the canonical encoding ([`crate::encoding`]), as both sides write it.
 pub type ManifestKey = Box<[u8]>;
 
+/// Where a manifest goes on: opaque, the side's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ManifestPlace(pub Box<[u8]>);
+
 /// What is there of a range of versions: keys, each with its version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
-    /// In the order of versions. Rows of one version come in any order.
+    /// In the order of versions. Rows of one version come in an order of the side's own.
     pub rows: Vec<(ManifestKey, Version)>,
-    /// Whether that is all of the range. If not, more than was asked for is there, and what came is its beginning.
-    pub complete: bool,
+    /// Where more of the range begins, if more than was asked for is there. Asked from place to place, every row comes once
+    /// that did not change meanwhile.
+    pub next: Option<ManifestPlace>,
 }
 
 /// How much a manifest may hold.
@@ -118,11 +124,16 @@ pub trait Replica: Send + Sync {
     /// As any request.
     async fn state(&self, range: &VersionRange) -> Result<ReplicaState>;
 
-    /// Keys and versions of a range, as far as the bounds allow.
+    /// Keys and versions of a range, from its beginning or a place on, as far as the bounds allow.
     ///
     /// # Errors
-    /// As any request.
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest>;
+    /// As any request; a conflict if the place is none of this side's.
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest>;
 
     /// Writes rows: those whose key is there are replaced, the others added. No key is there twice.
     ///

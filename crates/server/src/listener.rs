@@ -1,12 +1,12 @@
 //! An agent's listener: sessions are taken in, bounded in number and in time, until somebody says to stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use syncline_core::{Error, ErrorKind, Result, Source};
-use syncline_engine::diff::remote::{self, Door, Wire};
+use syncline_core::{Destination, Error, ErrorKind, Result, Source};
+use syncline_engine::diff::remote::{self, Door, Holds, Wire, Writable};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -29,6 +29,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Opens a database; connects to nothing yet.
 type OpenSource = Box<dyn Fn(&str) -> Result<Arc<dyn Source>> + Send + Sync>;
 
+/// As above, to be written.
+type OpenDestination = Box<dyn Fn(&str) -> Result<Arc<dyn Destination>> + Send + Sync>;
+
 /// What an agent serves, and to whom.
 pub struct Served {
     /// What opens it.
@@ -37,6 +40,12 @@ pub struct Served {
     pub connections: BTreeMap<String, String>,
     /// How one of them is opened, for each session anew.
     pub open: OpenSource,
+    /// Names of connections that may be written.
+    pub writable: BTreeSet<String>,
+    /// How one of these is opened.
+    pub open_writable: OpenDestination,
+    /// Who writes what, of all sessions.
+    pub holds: Arc<Holds>,
     /// Chunks of a table that are read at the same time.
     pub readers: usize,
 }
@@ -53,6 +62,14 @@ impl Door for Served {
                 .with_remedy(format!("use one of: {}", known.join(", ")))
         })?;
         (self.open)(url)
+    }
+
+    fn writable(&self, connection: &str) -> Result<Option<Writable>> {
+        let url = self.connections.get(connection).filter(|_| self.writable.contains(connection));
+        let open = |url: &String| {
+            Ok(Writable { destination: (self.open_writable)(url)?, holds: Arc::clone(&self.holds) })
+        };
+        url.map(open).transpose()
     }
 }
 
@@ -139,7 +156,7 @@ impl Listener {
         drop(self.socket);
         let ended = async { while sessions.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, ended).await;
-        // What is left reads only, so it may be cut off anywhere.
+        // What is left reads, or has an open load, which rolls back: it may be cut off anywhere.
         sessions.shutdown().await;
     }
 }

@@ -1,6 +1,8 @@
-//! `agent`: reads databases for comparisons that are made elsewhere, until it is stopped.
+//! `agent`: reads databases for comparisons that are made elsewhere, and writes what table syncs elsewhere send, until it is
+//! stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::json;
 use syncline_connectors::registry;
@@ -14,18 +16,19 @@ use crate::exit::{Exit, Failure};
 use crate::{output, signals, spec};
 
 /// What is said when the first signal comes.
-const STOPPING: &str = "stopping: comparisons get a moment to end; once more stops at once\n";
+const STOPPING: &str = "stopping: what is under way gets a moment to end; once more stops at once\n";
 
 /// Runs the command: 0 after a signal.
 ///
 /// # Errors
 /// Configuration if a connection, the token, the certificate or the address cannot be used.
 pub(crate) async fn run(args: &AgentArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let AgentSpec { listen, connections, token_file, tls_cert, tls_key } = match &args.config {
+    let AgentSpec { listen, connections, writable, token_file, tls_cert, tls_key } = match &args.config {
         Some(file) => config::load_agent(file)?,
         None => told(args)?,
     };
     let listen = listen.unwrap_or_else(|| args.listen.clone());
+    let writable = may_be_written(&writable, &connections)?;
     let token = Token::load(token_file.as_deref())?;
     let identity = match (&tls_cert, &tls_key) {
         (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
@@ -37,16 +40,28 @@ pub(crate) async fn run(args: &AgentArgs, global: &GlobalArgs) -> Result<Exit, F
     let names: Vec<&String> = connections.keys().collect();
     match global.output {
         Output::Text => {
-            let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+            let told = |name: &&String| match writable.contains(*name) {
+                true => format!("{name} (writable)"),
+                false => (*name).clone(),
+            };
+            let names = names.iter().map(told).collect::<Vec<_>>().join(", ");
             let tls = if tls { "with TLS" } else { "without TLS" };
             output::to_stdout(&format!("listening at {address} {tls}: {names}\n"));
         }
         Output::Json => output::to_stdout_line(
-            &json!({ "event": "listening", "address": address, "tls": tls, "connections": names }),
+            &json!({ "event": "listening", "address": address, "tls": tls, "connections": names,
+                "writable": writable }),
         ),
     }
-    let open = Box::new(|url: &str| registry::source(url));
-    let served = Served { token, connections, open, readers: readers() };
+    let served = Served {
+        token,
+        connections,
+        open: Box::new(registry::source),
+        writable,
+        open_writable: Box::new(registry::destination),
+        holds: Arc::default(),
+        readers: readers(),
+    };
     listener.serve(served, stop.asked()).await;
     Ok(stop.at_once().unwrap_or(Exit::DONE))
 }
@@ -56,6 +71,7 @@ fn told(args: &AgentArgs) -> Result<AgentSpec> {
     Ok(AgentSpec {
         listen: Some(args.listen.clone()),
         connections: connections(&args.connection)?,
+        writable: args.writable.clone(),
         token_file: args.token_file.clone(),
         tls_cert: args.tls_cert.clone(),
         tls_key: args.tls_key.clone(),
@@ -72,6 +88,19 @@ fn connections(texts: &[String]) -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(connections)
+}
+
+/// Those of the connections that may be written, each looked at before anything is served.
+fn may_be_written(names: &[String], connections: &BTreeMap<String, String>) -> Result<BTreeSet<String>> {
+    let named = |name: &String| {
+        let url = connections.get(name).ok_or_else(|| {
+            Error::configuration(format!("`{name}` is to be writable and is no connection of this agent"))
+                .with_remedy("name one of the agent's connections")
+        })?;
+        registry::destination(url).map_err(|error| error.context(format!("connection `{name}`")))?;
+        Ok(name.clone())
+    };
+    names.iter().map(named).collect()
 }
 
 /// `name=url`. What is wrong is said without the URL, which may hold a password.

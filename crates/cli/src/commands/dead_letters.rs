@@ -1,14 +1,15 @@
 //! `dead-letters`: the rows that a destination refused: list them, show one, try them again, discard them.
 //!
-//! Listing and showing only read, whoever runs the pipeline. A pipeline of mode `incremental` keeps the keys of such rows on
-//! this machine; they can be listed, and each run tries them again. Retrying and discarding take the pipeline's lock.
+//! Listing and showing only read, whoever runs the pipeline. Retrying and discarding take the pipeline's lock. A pipeline of mode
+//! `incremental` keeps the keys of such rows on this machine, and their values nowhere: showing reads the row at its source.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use syncline_core::{Error, Letter, LetterId, PipelineName, Result, SchemaMap};
+use syncline_core::{Error, Letter, LetterId, PipelineName, Result, SchemaMap, TableId};
 use syncline_engine::letters::{self, LetterValue, LetterView};
-use syncline_store::Store;
+use syncline_engine::table_sync::{self, RefusedRow, TableSync};
+use syncline_store::{RunId, Store};
 
 use crate::args::{DeadLettersArgs, DeadLettersCommand, GlobalArgs, ModeChoice, Output};
 use crate::exit::{Exit, Failure};
@@ -25,36 +26,43 @@ pub(crate) async fn run(args: &DeadLettersArgs, global: &GlobalArgs) -> Result<E
     match &args.command {
         DeadLettersCommand::List { name } => {
             let pipeline = recalled(&store, name)?;
-            if pipeline.spec.mode == Some(ModeChoice::Incremental) {
-                incremental::tell_letters(&pipeline, &store, global)?;
-                return Ok(Exit::DONE);
-            }
-            tell_list(&pipeline.name, &all(&pipeline).await?, global);
+            tell_list(&pipeline.name, &all(&pipeline, &store).await?, global);
             Ok(Exit::DONE)
         }
         DeadLettersCommand::Show { name, id } => {
             let pipeline = recalled(&store, name)?;
-            let letters = all(&pipeline).await?;
-            let letter = letters.get(&LetterId(*id)).ok_or_else(|| unknown(&pipeline.name, LetterId(*id)))?;
-            let view = letters::view(letter, pipeline.source.snapshots())?;
-            tell_letter(LetterId(*id), letter, &view, global);
+            let id = LetterId(*id);
+            let letters = all(&pipeline, &store).await?;
+            let letter = letters.get(&id).ok_or_else(|| unknown(&pipeline.name, id))?;
+            let view = match &letter.change {
+                Some(letter) => letters::view(letter, pipeline.source.snapshots())?,
+                None => table_sync::view_letter(&synced(&pipeline, &store)?, id).await?,
+            };
+            tell_letter(id, letter, &view, global);
             Ok(Exit::DONE)
         }
-        DeadLettersCommand::Retry { name, ids } => retry(&idle(&store, name)?, &numbers(ids), global).await,
+        DeadLettersCommand::Retry { name, ids } => {
+            retry(&idle(&store, name)?, &store, &numbers(ids), global).await
+        }
         DeadLettersCommand::Discard { name, ids } => {
-            discard(&idle(&store, name)?, &numbers(ids), global).await
+            discard(&idle(&store, name)?, &store, &numbers(ids), global).await
         }
     }
 }
 
 async fn retry(
     pipeline: &ResolvedPipeline,
+    store: &Store,
     ids: &BTreeSet<LetterId>,
     global: &GlobalArgs,
 ) -> Result<Exit, Failure> {
     let only = (!ids.is_empty()).then_some(ids);
     let (name, map) = (&pipeline.name, SchemaMap(pipeline.spec.schema_map.clone()));
-    let retried = letters::retry_letters(pipeline.destination.as_ref(), name, &map, only).await?;
+    let retried = if is_synced(pipeline) {
+        table_sync::retry_letters(&synced(pipeline, store)?, only).await?
+    } else {
+        letters::retry_letters(pipeline.destination.as_ref(), name, &map, only).await?
+    };
     match global.output {
         Output::Text => output::to_stdout(&format!(
             "{name}: {} loaded, {} refused again\n",
@@ -70,11 +78,16 @@ async fn retry(
 
 async fn discard(
     pipeline: &ResolvedPipeline,
+    store: &Store,
     ids: &BTreeSet<LetterId>,
     global: &GlobalArgs,
 ) -> Result<Exit, Failure> {
     let (name, map) = (&pipeline.name, SchemaMap(pipeline.spec.schema_map.clone()));
-    letters::discard_letters(pipeline.destination.as_ref(), name, &map, ids).await?;
+    if is_synced(pipeline) {
+        table_sync::discard_letters(&synced(pipeline, store)?, ids)?;
+    } else {
+        letters::discard_letters(pipeline.destination.as_ref(), name, &map, ids).await?;
+    }
     match global.output {
         Output::Text => output::to_stdout(&format!(
             "{name}: {} discarded. The destination keeps what it has of these rows, which is not what the source has, until \
@@ -88,8 +101,48 @@ async fn discard(
     Ok(Exit::DONE)
 }
 
-async fn all(pipeline: &ResolvedPipeline) -> Result<BTreeMap<LetterId, Letter>> {
-    pipeline.destination.letters(&pipeline.name).await
+/// What both kinds of letters have.
+struct Listed {
+    table: TableId,
+    reason: String,
+    code: Option<String>,
+    attempts: u32,
+    first_at_ms: i64,
+    last_at_ms: i64,
+    /// With its row; a table sync's has none.
+    change: Option<Letter>,
+}
+
+async fn all(pipeline: &ResolvedPipeline, store: &Store) -> Result<BTreeMap<LetterId, Listed>> {
+    if is_synced(pipeline) {
+        let listed = |(id, (table, row)): (LetterId, (TableId, RefusedRow))| {
+            let RefusedRow { reason, code, attempts, first_at_ms, last_at_ms, .. } = row;
+            (id, Listed { table, reason, code, attempts, first_at_ms, last_at_ms, change: None })
+        };
+        return Ok(table_sync::letters(store, &pipeline.name)?.into_iter().map(listed).collect());
+    }
+    let listed = |(id, letter): (LetterId, Letter)| {
+        let listed = Listed {
+            table: letter.table.clone(),
+            reason: letter.reason.clone(),
+            code: letter.code.clone(),
+            attempts: letter.attempts,
+            first_at_ms: letter.first_at_ms,
+            last_at_ms: letter.last_at_ms,
+            change: Some(letter),
+        };
+        (id, listed)
+    };
+    Ok(pipeline.destination.letters(&pipeline.name).await?.into_iter().map(listed).collect())
+}
+
+fn is_synced(pipeline: &ResolvedPipeline) -> bool {
+    pipeline.spec.mode == Some(ModeChoice::Incremental)
+}
+
+/// The table sync that a pipeline is. Its commands are no runs.
+fn synced(pipeline: &ResolvedPipeline, store: &Store) -> Result<TableSync> {
+    incremental::wired(pipeline, store, RunId(0))
 }
 
 fn numbers(ids: &[u64]) -> BTreeSet<LetterId> {
@@ -125,7 +178,7 @@ fn unknown(name: &PipelineName, id: LetterId) -> Error {
         .with_remedy(format!("see which there are: syncline dead-letters list {name}"))
 }
 
-fn tell_list(name: &PipelineName, letters: &BTreeMap<LetterId, Letter>, global: &GlobalArgs) {
+fn tell_list(name: &PipelineName, letters: &BTreeMap<LetterId, Listed>, global: &GlobalArgs) {
     match global.output {
         Output::Text if letters.is_empty() => output::to_stderr(&format!("{name}: no dead letters\n")),
         Output::Text => {
@@ -136,7 +189,7 @@ fn tell_list(name: &PipelineName, letters: &BTreeMap<LetterId, Letter>, global: 
     }
 }
 
-fn line(id: LetterId, letter: &Letter, now_ms: i64) -> String {
+fn line(id: LetterId, letter: &Listed, now_ms: i64) -> String {
     format!(
         "{id}  {}  {}  tried {}, first {} ago\n",
         letter.table,
@@ -146,11 +199,11 @@ fn line(id: LetterId, letter: &Letter, now_ms: i64) -> String {
     )
 }
 
-pub(crate) fn age(now_ms: i64, then_ms: i64) -> String {
+fn age(now_ms: i64, then_ms: i64) -> String {
     duration(std::time::Duration::from_millis(u64::try_from(now_ms - then_ms).unwrap_or_default()))
 }
 
-fn event(id: LetterId, letter: &Letter) -> Value {
+fn event(id: LetterId, letter: &Listed) -> Value {
     json!({
         "letter": id,
         "table": letter.table,
@@ -162,7 +215,7 @@ fn event(id: LetterId, letter: &Letter) -> Value {
     })
 }
 
-fn tell_letter(id: LetterId, letter: &Letter, view: &LetterView, global: &GlobalArgs) {
+fn tell_letter(id: LetterId, letter: &Listed, view: &LetterView, global: &GlobalArgs) {
     if global.output == Output::Json {
         let mut shown = event(id, letter);
         shown["change"] = json!(view);

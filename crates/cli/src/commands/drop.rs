@@ -2,9 +2,10 @@
 //! tables at the destination stay.
 
 use syncline_core::{Error, PipelineName, Result};
+use syncline_server::AgentUrl;
 use syncline_store::Store;
 
-use crate::args::{DropArgs, GlobalArgs, Output};
+use crate::args::{DropArgs, GlobalArgs, ModeChoice, Output};
 use crate::exit::{Exit, Failure};
 use crate::spec::PipelineSpec;
 use crate::{output, state};
@@ -35,7 +36,9 @@ pub(crate) async fn run(args: &DropArgs, global: &GlobalArgs) -> Result<Exit, Fa
 
 fn spec_of(name: &PipelineName, args: &DropArgs, store: &Store) -> Result<PipelineSpec> {
     if let [source, destination] = args.urls.as_slice() {
-        return Ok(PipelineSpec { name: Some(name.clone()), ..PipelineSpec::new(source, destination) });
+        // Only one mode goes through an agent.
+        let mode = AgentUrl::is_one(destination).then_some(ModeChoice::Incremental);
+        return Ok(PipelineSpec { name: Some(name.clone()), mode, ..PipelineSpec::new(source, destination) });
     }
     let record = store.pipeline(name)?.ok_or_else(|| {
         Error::configuration(format!("no pipeline `{name}` is known on this machine")).with_remedy(format!(

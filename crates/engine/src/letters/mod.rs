@@ -50,6 +50,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use syncline_core::{Error, ErrorKind, LetterId, Load, Part, Result, TableId};
 
 pub use retry::{RetryOutcome, discard_letters, retry_letters};
+pub(crate) use view::values;
 pub use view::{LetterValue, LetterView, view};
 
 use crate::collapse::Collapse;

@@ -5,7 +5,7 @@ use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
     Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use serde::Serialize;
 use syncline_core::{Carriage, Column, Letter, Operation, Result, Snapshots, civil};
@@ -75,6 +75,19 @@ pub fn view(letter: &Letter, snapshots: Option<&dyn Snapshots>) -> Result<Letter
         },
         moved_from,
     })
+}
+
+/// The first of some rows.
+pub(crate) fn values(
+    columns: &[Column],
+    rows: &RecordBatch,
+    snapshots: Option<&dyn Snapshots>,
+) -> Vec<LetterValue> {
+    let value = |(column, array): (&Column, &ArrayRef)| LetterValue {
+        column: column.name.clone(),
+        value: shown(column, array, 0, snapshots),
+    };
+    columns.iter().zip(rows.columns()).map(value).collect()
 }
 
 fn shown(column: &Column, array: &ArrayRef, row: usize, snapshots: Option<&dyn Snapshots>) -> Option<String> {

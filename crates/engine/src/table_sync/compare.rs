@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use syncline_core::{
-    Error, ErrorKind, ManifestBounds, ManifestKey, ReplicaState, Result, Version, VersionRange,
-};
+use syncline_core::{ManifestBounds, ManifestKey, ReplicaState, Result, Version, VersionRange};
 
 use super::decide::Look;
 use super::send::Sending;
@@ -18,13 +16,13 @@ const REQUESTS_MAX: u32 = 200;
 /// The trailing window: rows of the highest versions, which are looked at by themselves.
 const WINDOW_ROWS: u64 = 10_000;
 /// Rows that a manifest is asked for; ranges of more are halved.
-const MANIFEST_ROWS: u64 = 20_000;
+pub(super) const MANIFEST_ROWS: u64 = 20_000;
 const MANIFEST_BYTES: usize = 8 << 20;
-/// Rows of one single version, which cannot be halved.
-const ONE_VERSION_ROWS: usize = 500_000;
-const ONE_VERSION_BYTES: usize = 64 << 20;
+/// Rows may have come since they were counted.
+pub(super) const BOUNDS: ManifestBounds =
+    ManifestBounds { rows_max: 2 * MANIFEST_ROWS as usize, bytes_max: MANIFEST_BYTES };
 /// Keys of surplus rows that are held before they are deleted.
-const SURPLUS_MAX: usize = 200_000;
+pub(super) const SURPLUS_MAX: usize = 200_000;
 
 /// What a comparison has found and not done anything about.
 #[derive(Debug, Default)]
@@ -147,16 +145,13 @@ impl Sending<'_> {
         look: &Look,
         compared: &mut Compared,
     ) -> Result<()> {
-        let bounds = if range.from == range.to {
-            ManifestBounds { rows_max: ONE_VERSION_ROWS, bytes_max: ONE_VERSION_BYTES }
-        } else {
-            // Rows may have come since they were counted.
-            let rows_max = usize::try_from(MANIFEST_ROWS * 2).unwrap_or(usize::MAX);
-            ManifestBounds { rows_max, bytes_max: MANIFEST_BYTES }
-        };
-        let (near, far) = (self.near.manifest(range, bounds).await?, self.far.manifest(range, bounds).await?);
-        if !near.complete || !far.complete {
-            return Err(too_many(range));
+        let near = self.near.manifest(range, None, BOUNDS).await?;
+        if near.next.is_some() {
+            return self.compare_many(range, look, compared).await;
+        }
+        let far = self.far.manifest(range, None, BOUNDS).await?;
+        if far.next.is_some() {
+            return self.compare_many(range, look, compared).await;
         }
         let mut far: BTreeMap<ManifestKey, Version> = far.rows.into_iter().collect();
         let mut differing = Vec::new();
@@ -168,15 +163,18 @@ impl Sending<'_> {
         }
         // What only the far side has may be in another range here, or newer than what is taken now.
         differing.extend(far.into_iter().map(|(key, version)| (key, Some(version))));
+        self.send_differing(differing, look, compared).await
+    }
+
+    pub(super) async fn send_differing(
+        &mut self,
+        mut differing: Vec<(ManifestKey, Option<Version>)>,
+        look: &Look,
+        compared: &mut Compared,
+    ) -> Result<()> {
         let refused = self.memory.refused_keys();
         differing.retain(|(key, _)| !refused.contains_key(key));
         compared.surplus.extend(self.send_keys(&differing, look.upto).await?);
         Ok(())
     }
-}
-
-fn too_many(range: &VersionRange) -> Error {
-    let what = if range.from == range.to { "of one version" } else { "by long keys" };
-    Error::new(ErrorKind::Data, format!("there are too many rows {what} to be compared one by one"))
-        .with_remedy("compare the table once with `syncline diff --repair`, then run again")
 }

@@ -9,18 +9,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use syncline_core::{
-    Delta, DestinationSession, Lane, LoadIdentity, LoadKind, Manifest, ManifestBounds, ManifestKey, Part,
-    PipelineName, Replica, ReplicaState, Result, VersionRange,
+    Delta, DestinationSession, Lane, LoadIdentity, LoadKind, Manifest, ManifestBounds, ManifestKey,
+    ManifestPlace, Part, PipelineName, Replica, ReplicaState, Result, TableSchema, VersionRange,
 };
 
 use super::near::{Near, VersionSide, changes};
+use crate::diff::{ComparedColumn, keys};
 
 /// A table of a destination.
-pub(super) struct LocalReplica {
+pub(crate) struct LocalReplica {
     /// As it is read.
     pub(super) right: VersionSide,
     /// The near side's shape of it, in which it is written.
-    pub(super) left: Arc<VersionSide>,
+    pub(super) left: Arc<TableSchema>,
+    /// What its key is compared as.
+    pub(super) key: Vec<ComparedColumn>,
     pub(super) session: Arc<dyn DestinationSession>,
     pub(super) pipeline: PipelineName,
     pub(super) run: i64,
@@ -31,9 +34,9 @@ pub(super) struct LocalReplica {
 impl LocalReplica {
     async fn load(&self, rows: Option<&RecordBatch>, gone: Option<&RecordBatch>) -> Result<()> {
         let n = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
-        let kind = LoadKind::Repair { table: self.left.table.id.clone(), run: self.run, n };
+        let kind = LoadKind::Repair { table: self.left.id.clone(), run: self.run, n };
         let identity = LoadIdentity { pipeline: self.pipeline.clone(), lane: Lane::Main, kind };
-        let changes = changes(&self.left.table, rows, gone)?;
+        let changes = changes(&self.left, rows, gone)?;
         let mut load = self.session.begin(&identity).await?;
         load.write(Part::Changes(changes)).await?;
         load.commit(&Delta::default()).await.map(|_| ())
@@ -51,8 +54,13 @@ impl Replica for LocalReplica {
         Ok(found.state)
     }
 
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest> {
-        self.right.manifest(range, bounds).await
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest> {
+        self.right.manifest(range, after, bounds).await
     }
 
     async fn upsert(&self, rows: &RecordBatch) -> Result<()> {
@@ -60,7 +68,7 @@ impl Replica for LocalReplica {
     }
 
     async fn delete(&self, keys: &[ManifestKey]) -> Result<()> {
-        let gone = self.left.decoded(keys)?;
+        let gone = keys::batch(keys, &self.key, &self.left)?;
         self.load(None, Some(&gone)).await
     }
 }

@@ -25,6 +25,17 @@ pub struct Memory {
     pub costs: Costs,
     /// Rows that were refused.
     pub letters: Vec<RefusedRow>,
+    /// Refused rows that were given up, as they were then; the newest last.
+    pub given_up: Vec<(ManifestKey, Version)>,
+    /// The near side as it was when only these were left.
+    pub settled: Option<ReplicaState>,
+}
+
+/// Rows that are given up at the same time; of more, the oldest are tried again.
+const GIVEN_UP_MAX: usize = 1000;
+
+fn no_version() -> Version {
+    Version::NONE
 }
 
 /// A row that the far side refused: a dead letter. The row itself is read again when it is tried again.
@@ -32,6 +43,9 @@ pub struct Memory {
 pub struct RefusedRow {
     /// Its key.
     pub key: ManifestKey,
+    /// Its version then.
+    #[serde(default = "no_version")]
+    pub version: Version,
     /// Why it was refused, without row values.
     pub reason: String,
     /// The far side's own code.
@@ -58,15 +72,22 @@ impl Memory {
     }
 
     /// Notes that a row was refused.
-    pub(super) fn refused(&mut self, key: &ManifestKey, error: &syncline_core::Error, now_ms: i64) {
+    pub(super) fn refused(
+        &mut self,
+        (key, version): &(ManifestKey, Version),
+        error: &syncline_core::Error,
+        now_ms: i64,
+    ) {
         let (reason, code) = (error.to_string(), error.code().map(str::to_owned));
         match self.letters.iter_mut().find(|letter| letter.key == *key) {
             Some(letter) => {
                 (letter.reason, letter.code, letter.last_at_ms) = (reason, code, now_ms);
+                letter.version = *version;
                 letter.attempts += 1;
             }
             None => self.letters.push(RefusedRow {
                 key: key.clone(),
+                version: *version,
                 reason,
                 code,
                 attempts: 1,
@@ -74,6 +95,30 @@ impl Memory {
                 last_at_ms: now_ms,
             }),
         }
+    }
+
+    /// Gives refused rows up.
+    pub(super) fn give_up(&mut self, is_given_up: impl Fn(&RefusedRow) -> bool) {
+        let (given_up, kept) = std::mem::take(&mut self.letters).into_iter().partition(is_given_up);
+        self.letters = kept;
+        let given_up: Vec<RefusedRow> = given_up;
+        self.given_up.extend(given_up.into_iter().map(|row| (row.key, row.version)));
+        self.given_up.drain(..self.given_up.len().saturating_sub(GIVEN_UP_MAX));
+    }
+
+    /// Whether a row was given up, and has not changed since.
+    pub(super) fn is_given_up(&self, key: &ManifestKey, version: Version) -> bool {
+        self.given_up.iter().any(|(given_up, then)| given_up == key && *then == version)
+    }
+
+    /// Notes that these rows are there.
+    pub(super) fn arrived(&mut self, rows: &[(ManifestKey, Version)]) {
+        if self.letters.is_empty() && self.given_up.is_empty() {
+            return;
+        }
+        let arrived: std::collections::BTreeSet<_> = rows.iter().map(|(key, _)| key).collect();
+        self.letters.retain(|letter| !arrived.contains(&letter.key));
+        self.given_up.retain(|(key, _)| !arrived.contains(key));
     }
 
     /// The refused rows by key.

@@ -11,10 +11,11 @@
 //! | `decide` | what is to be done, from the two states; pure |
 //! | `table` | one pass over a table |
 //! | `send` | batches, halved where they fail, down to the rows that are refused |
-//! | `compare` | ranges whose digests differ, down to the rows |
+//! | `compare`, `many` | ranges whose digests differ, down to the rows; more of them than can be halved |
 //! | `cost` | how large a batch should be; pure |
-//! | `memory` | what is remembered of a table between runs |
+//! | `memory`, `letters` | what is remembered of a table between runs; the rows of it that were refused, by command |
 //! | `near`, `local` | a source, and a destination as the far side |
+//! | `held`, `far` | the destination while it is held, and where it is: here, or beside an agent |
 //! | `round` | all tables of a pipeline, once or again and again |
 //!
 //! The algorithm is Solavirum's ("Reducing the noise in data synchronization"), with a sum of versions beside count and maximum,
@@ -23,7 +24,11 @@
 mod compare;
 mod cost;
 mod decide;
+mod far;
+mod held;
+mod letters;
 mod local;
+mod many;
 mod memory;
 mod near;
 mod round;
@@ -34,7 +39,12 @@ mod tests;
 
 pub use cost::Costs;
 pub use decide::{Look, Step, after_asking, before_asking};
+pub use far::FarEnd;
+pub(crate) use held::{Held, Holding};
+pub use letters::{discard_letters, letters, retry_letters, view_letter};
+pub(crate) use local::LocalReplica;
 pub use memory::{Keep, Memory, RefusedRow};
+pub(crate) use near::VersionSide;
 pub use near::{Batch, Near};
 pub use round::{TableSync, TableSynced, VersionColumns, run};
 pub use table::{Limits, Passed, pass};

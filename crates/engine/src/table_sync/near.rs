@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use syncline_core::{
-    Bound, Error, Manifest, ManifestBounds, ManifestKey, Result, RowKey, Source, TableSchema, Version,
-    VersionPage, VersionPlace, VersionRange, VersionRows, VersionState, Versions,
+    Bound, Column, Error, Manifest, ManifestBounds, ManifestKey, ManifestPlace, Result, RowKey, Source,
+    TableSchema, Version, VersionPage, VersionPlace, VersionRange, VersionRows, VersionState, Versions,
 };
 
-use crate::diff::{ComparedColumn, Encoder, Pairing, keys};
+use crate::diff::{ComparedColumn, Encoder, keys};
 use crate::restoring;
 
 /// Rows with what identifies them.
@@ -56,7 +56,12 @@ pub trait Near: Send + Sync {
     ///
     /// # Errors
     /// As any read.
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest>;
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest>;
 
     /// Rows of these keys as they are now, whatever their version; keys without a row are left out.
     ///
@@ -66,9 +71,9 @@ pub trait Near: Send + Sync {
 }
 
 /// One side of a pair of tables, read by version.
-pub(super) struct VersionSide {
+pub(crate) struct VersionSide {
     source: Arc<dyn Source>,
-    pub(super) table: Arc<TableSchema>,
+    table: Arc<TableSchema>,
     column: usize,
     columns: Vec<ComparedColumn>,
     key_columns: usize,
@@ -78,14 +83,15 @@ pub(super) struct VersionSide {
 }
 
 impl VersionSide {
-    /// The left or the right side of a pair. `column`: place of the version in it.
-    pub(super) fn new(
+    /// The left or the right side of a pair: its table, cut to what is compared, the key first. `column`: place of the
+    /// version in it.
+    pub(crate) fn new(
         source: Arc<dyn Source>,
         table: Arc<TableSchema>,
-        pairing: &Pairing,
+        columns: Vec<ComparedColumn>,
+        key_columns: usize,
         column: usize,
     ) -> Self {
-        let key_columns = pairing.key_columns;
         let mut narrow =
             TableSchema { columns: table.columns[..key_columns].to_vec(), ..table.as_ref().clone() };
         let narrow_column = if column < key_columns {
@@ -94,8 +100,15 @@ impl VersionSide {
             narrow.columns.push(table.columns[column].clone());
             key_columns
         };
-        let columns = pairing.columns.clone();
         Self { source, table, column, columns, key_columns, narrow: Arc::new(narrow), narrow_column }
+    }
+
+    pub(super) fn columns(&self) -> &[Column] {
+        &self.table.columns
+    }
+
+    pub(super) fn key_columns(&self) -> &[Column] {
+        &self.table.columns[..self.key_columns]
     }
 
     fn versions(&self) -> Result<&dyn Versions> {
@@ -158,16 +171,20 @@ impl Near for VersionSide {
         Ok(Batch { last: self.last(&rows, &keys)?, keys, rows, is_end })
     }
 
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest> {
-        let page = VersionPage {
-            range: *range,
-            after: None,
-            rows_max: bounds.rows_max,
-            bytes_max: bounds.bytes_max,
-        };
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest> {
+        let after = after.map(place_of).transpose()?;
+        let ManifestBounds { rows_max, bytes_max } = bounds;
+        let page = VersionPage { range: *range, after: after.as_ref(), rows_max, bytes_max };
         let VersionRows { rows, is_end } =
             self.versions()?.page(&self.narrow, self.narrow_column, &page).await?;
-        Ok(Manifest { rows: self.keys(&self.narrow, self.narrow_column, &rows)?, complete: is_end })
+        let keys = self.keys(&self.narrow, self.narrow_column, &rows)?;
+        let next = if is_end { None } else { self.last(&rows, &keys)?.as_ref().map(manifest_place) };
+        Ok(Manifest { rows: keys, next })
     }
 
     async fn rows(&self, keys: &[ManifestKey]) -> Result<Batch> {
@@ -177,6 +194,17 @@ impl Near for VersionSide {
         let keys = self.keys(&self.table, self.column, &rows)?;
         Ok(Batch { rows, keys, last: None, is_end: true })
     }
+}
+
+/// The version, little-endian, and the row key.
+fn manifest_place(place: &VersionPlace) -> ManifestPlace {
+    ManifestPlace([&place.version.0.to_le_bytes()[..], &place.key.0].concat().into())
+}
+
+fn place_of(place: &ManifestPlace) -> Result<VersionPlace> {
+    let (version, key) =
+        place.0.split_first_chunk().ok_or_else(|| Error::conflict("a manifest's place is cut off"))?;
+    Ok(VersionPlace { version: Version(i64::from_le_bytes(*version)), key: RowKey(key.into()) })
 }
 
 /// Rows that replace and keys that go, as changes for a destination.

@@ -1,33 +1,30 @@
 //! All tables of a pipeline, once or again and again. The destination is opened only when there is something to say to it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
 use syncline_core::error::Context as _;
 use syncline_core::{
-    Bound, Change, Checkpoint, Delta, DestinationSession, Error, ErrorKind, FinishStep, Lane, LoadIdentity,
-    LoadKind, PipelineName, Reaction, Result, Severity, Source, TableId, TablePattern, TablePhase,
-    TableSchema, VersionRange, VersionState, Versions,
+    Bound, Error, ErrorKind, Reaction, Result, TableId, TablePattern, TableSchema, VersionRange,
+    VersionState, Versions,
 };
 use syncline_store::Store;
 
-use super::local::LocalReplica;
+use super::far::{Far, FarEnd};
 use super::memory::{Keep, Memory};
-use super::near::{VersionSide, cannot};
+use super::near::cannot;
 use super::table::{Limits, Looked, Passed, look, pass, settled};
 use crate::control::Control;
-use crate::diff;
 use crate::pipeline::Pipeline;
 use crate::retry::Backoff;
 
 /// How long a run that ends by itself waits for rows that were there at its start and whose transactions are just ending.
 const WAIT_MAX: Duration = Duration::from_secs(3);
+/// Further passes of a round over tables of which something was refused.
+const AGAIN_MAX: usize = 3;
 const WAIT_EVERY: Duration = Duration::from_millis(200);
-/// What the checkpoint has for the identity of a log: such a pipeline has none, and no stream may go on from it.
-const NO_LOG: &str = "table sync";
 
 /// Which column is the version of which tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +63,8 @@ impl VersionColumns {
 pub struct TableSync {
     /// What is kept equal. Of its mode nothing is used.
     pub pipeline: Pipeline,
-    /// The destination as it is read.
-    pub destination: Arc<dyn Source>,
+    /// Where the far side is.
+    pub far: FarEnd,
     /// The versions.
     pub columns: VersionColumns,
     /// Bounds of what may be deleted, and refused.
@@ -95,6 +92,25 @@ pub struct TableSynced {
     /// What the process is to end with if that is the worst.
     #[serde(skip)]
     pub error_kind: Option<ErrorKind>,
+}
+
+impl TableSynced {
+    fn wrote(&self) -> bool {
+        self.passed.sent + self.passed.deleted > 0
+    }
+
+    /// Whether the destination did not take something for the sake of its rows.
+    fn was_refused(&self) -> bool {
+        self.passed.letters > 0 || matches!(self.error_kind, Some(ErrorKind::Data | ErrorKind::DeadLetters))
+    }
+
+    /// Another pass of the same round.
+    fn followed_by(&mut self, second: Self) {
+        let first = std::mem::replace(self, second);
+        self.passed.requests += first.passed.requests;
+        self.passed.sent += first.passed.sent;
+        self.passed.deleted += first.passed.deleted;
+    }
 }
 
 /// Runs rounds until one is done, or, if the pipeline follows, until asked to stop. `told` hears of every table after each
@@ -179,26 +195,56 @@ async fn round(sync: &TableSync, control: &Control, opened: &mut bool) -> Result
     let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
     let columns = tables.iter().map(|table| sync.columns.of(table)).collect::<Result<Vec<_>>>()?;
     let versions = source.versions().ok_or_else(|| cannot(source.as_ref()))?;
+    let alone: Vec<_> = (tables.iter().zip(columns))
+        .map(|(table, column)| Alone { versions, table: Arc::clone(table), column })
+        .collect();
     let mut far = None;
-    let mut outcomes = Vec::with_capacity(tables.len());
-    for (table, column) in tables.iter().zip(columns) {
+    let ended = passes(sync, control, &alone, &mut far, &tables, opened).await;
+    if let Some(far) = far {
+        far.close().await;
+    }
+    ended
+}
+
+/// A pass over each table. Those of which something was refused have another one after the others, as long as that helps: rows may
+/// have waited for rows of other tables that they refer to.
+async fn passes(
+    sync: &TableSync,
+    control: &Control,
+    alone: &[Alone<'_>],
+    far: &mut Option<Far>,
+    tables: &[Arc<TableSchema>],
+    opened: &mut bool,
+) -> Result<Vec<TableSynced>> {
+    let mut outcomes: Vec<TableSynced> = Vec::with_capacity(alone.len());
+    for alone in alone {
         if control.draining().is_cancelled() {
-            break;
+            return Ok(outcomes);
         }
-        let alone = Alone { versions, table: Arc::clone(table), column };
-        let outcome = one(sync, &alone, &mut far, &tables).await;
-        if outcome.is_ok() {
-            *opened = true;
-        }
+        let outcome = one(sync, alone, far, tables).await;
+        *opened |= outcome.is_ok();
         match outcome {
-            Err(error) if ends_the_round(&error, &table.id) => {
-                close(far).await;
-                return Err(error);
-            }
-            outcome => outcomes.push(told_of(&table.id, outcome)),
+            Err(error) if ends_the_round(&error, &alone.table.id) => return Err(error),
+            outcome => outcomes.push(told_of(&alone.table.id, outcome)),
         }
     }
-    close(far).await;
+    let mut wrote = outcomes.iter().any(TableSynced::wrote);
+    for _ in 0..AGAIN_MAX {
+        let refused = |(_, outcome): &(_, &mut TableSynced)| outcome.was_refused();
+        let again: Vec<_> = alone.iter().zip(&mut outcomes).filter(refused).collect();
+        if again.is_empty() || !wrote || alone.len() == 1 || control.draining().is_cancelled() {
+            break;
+        }
+        wrote = false;
+        for (alone, outcome) in again {
+            let second = match one(sync, alone, far, tables).await {
+                Err(error) if ends_the_round(&error, &alone.table.id) => return Err(error),
+                second => told_of(&alone.table.id, second),
+            };
+            wrote |= second.wrote() || second.passed.letters < outcome.passed.letters;
+            outcome.followed_by(second);
+        }
+    }
     Ok(outcomes)
 }
 
@@ -258,17 +304,17 @@ async fn one(
     }
     let far = far.as_mut().ok_or_else(|| Error::bug("a far side that was not opened"))?;
     let (near, replica) = far.pair(sync, table, alone.column).await?;
-    pass(near.as_ref(), &replica, &mut memory, &kept, &sync.limits).await.map_err(of_table)
+    pass(near.as_ref(), replica.as_ref(), &mut memory, &kept, &sync.limits).await.map_err(of_table)
 }
 
 /// Between what is kept equal: another destination, or a table that has changed its columns, is not what was known last.
-fn subject(sync: &TableSync, table: &TableSchema, column: usize) -> String {
+pub(super) fn subject(sync: &TableSync, table: &TableSchema, column: usize) -> String {
     let columns: Vec<String> =
         table.columns.iter().map(|column| format!("{:?} {}", column.name, column.native_type)).collect();
     format!(
         "{} → {} {}: {}; key {:?}, version {column}",
         sync.pipeline.source.address(),
-        sync.destination.address(),
+        sync.far.address(),
         sync.pipeline.schema_map.map(&table.id),
         columns.join(", "),
         table.row_key,
@@ -276,14 +322,14 @@ fn subject(sync: &TableSync, table: &TableSchema, column: usize) -> String {
 }
 
 /// What is remembered of one table.
-struct Kept<'a> {
-    sync: &'a TableSync,
-    table: &'a TableId,
+pub(super) struct Kept<'a> {
+    pub(super) sync: &'a TableSync,
+    pub(super) table: &'a TableId,
 }
 
 impl Kept<'_> {
     /// What cannot be read any more costs requests only.
-    fn read(&self) -> Result<Memory> {
+    pub(super) fn read(&self) -> Result<Memory> {
         let (store, name) = (&self.sync.store, &self.sync.pipeline.name);
         let value = tokio::task::block_in_place(|| store.table_sync(name, self.table))?;
         Ok(value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default())
@@ -296,107 +342,5 @@ impl Keep for Kept<'_> {
             .map_err(|error| Error::bug("what is remembered cannot be written as JSON").with_source(error))?;
         let (store, name) = (&self.sync.store, &self.sync.pipeline.name);
         tokio::task::block_in_place(|| store.save_table_sync(name, self.table, &value))
-    }
-}
-
-/// The destination, held.
-struct Far {
-    session: Arc<dyn DestinationSession>,
-    checkpoint: Checkpoint,
-    loads: Arc<AtomicU32>,
-}
-
-async fn close(far: Option<Far>) {
-    if let Some(far) = far {
-        far.session.close().await;
-    }
-}
-
-impl Far {
-    async fn open(sync: &TableSync, tables: &[Arc<TableSchema>]) -> Result<Self> {
-        let pipeline = &sync.pipeline;
-        let holder = syncline_store::this_process()?;
-        let session = pipeline.destination.open(&pipeline.name, &holder, &pipeline.schema_map).await;
-        let session = session.doing(|| format!("opening {}", pipeline.destination.address()))?;
-        let far = Self { checkpoint: session.checkpoint().await?, session, loads: Arc::default() };
-        match far.admit(sync, tables).await {
-            Ok(()) => Ok(far),
-            Err(error) => {
-                far.session.close().await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Refuses the pipeline of a stream, and a new one that would hurt.
-    async fn admit(&self, sync: &TableSync, tables: &[Arc<TableSchema>]) -> Result<()> {
-        let (name, destination) = (&sync.pipeline.name, &sync.pipeline.destination);
-        let other = self.checkpoint.origin.as_deref() != Some(NO_LOG);
-        if other && !(self.checkpoint.tables.is_empty() && self.checkpoint.lanes.is_empty()) {
-            return Err(Error::configuration(format!("pipeline {name} was begun in another mode"))
-                .with_remedy("give this one another --name, or drop that one: syncline drop NAME"));
-        }
-        if !self.checkpoint.tables.is_empty() {
-            return Ok(());
-        }
-        let findings = destination.check(tables, &sync.pipeline.schema_map).await?;
-        let Some(first) = findings.into_iter().find(|finding| finding.severity == Severity::Error) else {
-            return Ok(());
-        };
-        self.session.close().await;
-        destination.drop_pipeline(name).await?;
-        let error = Error::configuration(first.message);
-        let error = first.table.iter().fold(error, Error::with_table);
-        Err(first.remedy.into_iter().fold(error, Error::with_remedy))
-    }
-
-    /// Both sides of a table, which is made at the destination if it is not there yet.
-    async fn pair(
-        &mut self,
-        sync: &TableSync,
-        table: &Arc<TableSchema>,
-        column: usize,
-    ) -> Result<(Arc<VersionSide>, LocalReplica)> {
-        if !self.checkpoint.tables.contains_key(&table.id) {
-            self.bring_in(&sync.pipeline.name, sync, table).await?;
-        }
-        let Pipeline { source, selection, schema_map, name, .. } = &sync.pipeline;
-        let is_this = |id: &TableId| *id == table.id;
-        let pairings = diff::pair_some(source, &sync.destination, selection, schema_map, is_this).await?;
-        let pairing = pairings.into_iter().next().ok_or_else(|| Error::bug("a table without a pair"))?;
-        let version = &table.columns[column].name;
-        let column = pairing.left.columns.iter().position(|column| column.name == *version);
-        let column = column.ok_or_else(|| Error::bug("the version column is not compared"))?;
-        let side = |of: &Arc<dyn Source>, table: &Arc<TableSchema>| {
-            VersionSide::new(Arc::clone(of), Arc::clone(table), &pairing, column)
-        };
-        let near = Arc::new(side(source, &pairing.left));
-        let replica = LocalReplica {
-            right: side(&sync.destination, &pairing.right),
-            left: Arc::clone(&near),
-            session: Arc::clone(&self.session),
-            pipeline: name.clone(),
-            run: sync.run,
-            loads: Arc::clone(&self.loads),
-        };
-        Ok((near, replica))
-    }
-
-    async fn bring_in(
-        &mut self,
-        name: &PipelineName,
-        sync: &TableSync,
-        table: &Arc<TableSchema>,
-    ) -> Result<()> {
-        self.session.prepare(table, sync.pipeline.prepare).await?;
-        self.session.finish(table, FinishStep::Key).await?;
-        self.session.finish(table, FinishStep::Indexes).await?;
-        let mark = Change::Mark { table: table.id.clone(), phase: TablePhase::Consistent, generation: 1 };
-        let delta = Delta::of(vec![Change::Origin(NO_LOG.to_owned()), mark]);
-        let identity = LoadIdentity { pipeline: name.clone(), lane: Lane::Main, kind: LoadKind::Bookkeeping };
-        self.session.begin(&identity).await?.commit(&delta).await?;
-        self.checkpoint
-            .apply(&delta)
-            .map_err(|misfit| Error::bug(format!("bringing in a table: {}", misfit.0)))
     }
 }

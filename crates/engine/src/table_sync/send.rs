@@ -1,10 +1,11 @@
 //! Sending rows: in batches of the size that is best now, halved where they fail, down to the rows that are refused.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use syncline_core::{Error, ErrorKind, ManifestKey, Reaction, Replica, Result, Version};
 
-use super::memory::{Keep, Memory};
+use super::memory::{Keep, Memory, RefusedRow};
 use super::near::{Batch, Near};
 use crate::letters;
 
@@ -58,10 +59,10 @@ impl Sending<'_> {
                     self.memory.far = None;
                     self.done.sent += count as u64;
                     let sent = &batch.keys[from..from + count];
-                    self.memory.letters.retain(|letter| !sent.iter().any(|(key, _)| *key == letter.key));
+                    self.memory.arrived(sent);
                 }
                 Err(error) if error.rows_at_fault() && count > 1 => open.extend(halves),
-                Err(error) if error.rows_at_fault() => self.set_aside(&batch.keys[from].0, error)?,
+                Err(error) if error.rows_at_fault() => self.set_aside(&batch.keys[from], error)?,
                 Err(error)
                     if error.kind().reaction() == Reaction::Retry
                         && count > 1
@@ -80,12 +81,25 @@ impl Sending<'_> {
         Ok(())
     }
 
+    /// A batch without the rows that were given up as they are.
+    pub(super) fn without_given_up<'b>(&self, batch: &'b Batch) -> Result<Cow<'b, Batch>> {
+        let stays = |row: &usize| {
+            let (key, version) = &batch.keys[*row];
+            !self.memory.is_given_up(key, *version)
+        };
+        if self.memory.given_up.is_empty() {
+            return Ok(Cow::Borrowed(batch));
+        }
+        let rows: Vec<usize> = (0..batch.keys.len()).filter(stays).collect();
+        picked(batch, &rows).map(Cow::Owned)
+    }
+
     /// Skips a row ahead. That it is skipped is kept before anything else is done.
-    fn set_aside(&mut self, key: &ManifestKey, error: Error) -> Result<()> {
+    fn set_aside(&mut self, row: &(ManifestKey, Version), error: Error) -> Result<()> {
         if self.letters_max == 0 {
             return Err(error);
         }
-        self.memory.refused(key, &error, letters::now_ms());
+        self.memory.refused(row, &error, letters::now_ms());
         if self.memory.letters.len() > self.letters_max {
             self.memory.letters.pop();
             return Err(too_many(self.letters_max, &error));
@@ -114,6 +128,7 @@ impl Sending<'_> {
             for (key, far) in now {
                 match there.get(key) {
                     None => gone.push(key.clone()),
+                    Some((_, version)) if self.memory.is_given_up(key, *version) => {}
                     Some((row, version)) if *version <= upto && Some(*version) != *far => rows.push(*row),
                     Some(_) => {}
                 }
@@ -125,8 +140,13 @@ impl Sending<'_> {
     }
 
     /// Tries the refused rows again. What is gone here is no longer refused.
-    pub(super) async fn retry(&mut self, upto: Version) -> Result<()> {
-        let keys: Vec<_> = self.memory.letters.iter().map(|letter| (letter.key.clone(), None)).collect();
+    pub(super) async fn retry(
+        &mut self,
+        upto: Version,
+        is_wanted: impl Fn(&RefusedRow) -> bool,
+    ) -> Result<()> {
+        let wanted = self.memory.letters.iter().filter(|letter| is_wanted(letter));
+        let keys: Vec<_> = wanted.map(|letter| (letter.key.clone(), None)).collect();
         if keys.is_empty() {
             return Ok(());
         }

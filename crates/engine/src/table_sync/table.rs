@@ -6,8 +6,8 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use serde::Serialize;
 use syncline_core::{
-    Bound, Error, Manifest, ManifestBounds, ManifestKey, Replica, ReplicaState, Result, Version, VersionPage,
-    VersionRange, failpoint,
+    Bound, Error, Manifest, ManifestBounds, ManifestKey, ManifestPlace, Replica, ReplicaState, Result,
+    Version, VersionPage, VersionRange, failpoint,
 };
 
 use super::decide::{Look, Step, after_asking, before_asking};
@@ -17,9 +17,9 @@ use super::send::{Done, Sending};
 use crate::diff::{Counts, Exceeded, Guard};
 
 /// Rows that a page has at most, whatever its bytes.
-const PAGE_ROWS_MAX: usize = 20_000;
+pub(super) const PAGE_ROWS_MAX: usize = 20_000;
 /// Rows of the first page: of large ones, too many would be read for nothing.
-const PAGE_ROWS_AT_FIRST: usize = 1000;
+pub(super) const PAGE_ROWS_AT_FIRST: usize = 1000;
 /// Keys that one delete names.
 const DELETE_KEYS_MAX: usize = 5_000;
 /// Passes without a comparison while rows wait for older transactions.
@@ -81,9 +81,14 @@ impl Replica for Counted<'_> {
         self.far.state(range).await
     }
 
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest> {
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest> {
         self.count();
-        self.far.manifest(range, bounds).await
+        self.far.manifest(range, after, bounds).await
     }
 
     async fn upsert(&self, rows: &RecordBatch) -> Result<()> {
@@ -144,7 +149,8 @@ impl<T: Near + ?Sized> Looked for T {
 /// What is said of a table that a look found to be as the far side was last known; `None` if there is something to do.
 pub(super) fn settled(look: &Look, bound: &Bound, memory: &Memory) -> Option<Passed> {
     let nothing = before_asking(look, memory.far.as_ref(), memory.letters.len()) == Step::Nothing;
-    nothing.then(|| Passed { equal: true, ..passed(look, bound, memory) })
+    let only_given_up = memory.settled == Some(look.all) && memory.letters.is_empty();
+    (nothing || only_given_up).then(|| Passed { equal: nothing, ..passed(look, bound, memory) })
 }
 
 fn passed(look: &Look, bound: &Bound, memory: &Memory) -> Passed {
@@ -191,6 +197,10 @@ pub async fn pass(
     let done = sending.done;
     keep.keep(memory)?;
     let exceeded = exceeded?;
+    let has_given_up = !memory.given_up.is_empty() && memory.letters.is_empty();
+    let is_all_else_done = exceeded.is_empty() && memory.compared_down_to.is_none() && seen.waiting() == 0;
+    memory.settled = (has_given_up && is_all_else_done).then_some(seen.all);
+    keep.keep(memory)?;
     let (last, far_known) = (look(near).await?, memory.far);
     let mut passed = passed(&last.0, &last.1, memory);
     passed.equal = far_known == Some(last.0.all) && exceeded.is_empty();
@@ -225,7 +235,7 @@ impl Sending<'_> {
         }
         if !self.memory.letters.is_empty() {
             self.forget_far()?;
-            self.retry(seen.upto).await?;
+            self.retry(seen.upto, |_| true).await?;
         }
         if self.memory.far.is_none() {
             self.ask().await?;
@@ -241,7 +251,7 @@ impl Sending<'_> {
 
     /// Before anything is written: if this pass ends here, nobody may believe that the far side is as it was.
     fn forget_far(&mut self) -> Result<()> {
-        self.memory.far = None;
+        (self.memory.far, self.memory.settled) = (None, None);
         self.keep.keep(self.memory)
     }
 
@@ -271,7 +281,8 @@ impl Sending<'_> {
             // Twice what fits into a page of rows as large as these.
             let row_bytes = batch.rows.get_array_memory_size() / batch.keys.len().max(1);
             rows_max = (2 * bytes_max / row_bytes.max(1)).clamp(100, PAGE_ROWS_MAX);
-            self.send(&batch).await?;
+            let wanted = self.without_given_up(&batch)?;
+            self.send(&wanted).await?;
             if let Some(last) = &batch.last {
                 self.memory.sent = Some((last.version, last.key.clone()));
                 self.keep.keep(self.memory)?;

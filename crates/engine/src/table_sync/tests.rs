@@ -9,8 +9,8 @@ use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
 use proptest::prelude::*;
 use syncline_core::{
-    Bound, Error, ErrorKind, Manifest, ManifestBounds, ManifestKey, Replica, ReplicaState, Result, RowKey,
-    Version, VersionPage, VersionPlace, VersionRange, VersionState,
+    Bound, Error, ErrorKind, Manifest, ManifestBounds, ManifestKey, ManifestPlace, Replica, ReplicaState,
+    Result, RowKey, Version, VersionPage, VersionPlace, VersionRange, VersionState,
 };
 
 use super::memory::{Keep, Memory};
@@ -46,13 +46,29 @@ fn state(rows: &Rows, range: &VersionRange) -> ReplicaState {
     state
 }
 
-fn manifest(rows: &Rows, range: &VersionRange, bounds: ManifestBounds) -> Manifest {
-    let mut found: Vec<_> = rows.iter().map(|(id, row)| (Version(row.0), *id)).collect();
-    found.retain(|(version, _)| range.contains(*version));
+fn manifest(
+    rows: &Rows,
+    range: &VersionRange,
+    after: Option<&ManifestPlace>,
+    bounds: ManifestBounds,
+    by: impl Fn(i64) -> i64,
+) -> Manifest {
+    // Each side has an order of its own of the rows of one version.
+    let mut found: Vec<_> = rows.iter().map(|(id, row)| (row.0, by(*id), *id)).collect();
+    let number = |bytes: &[u8]| i64::from_be_bytes(bytes.try_into().unwrap());
+    let after = after.map(|place| (number(&place.0[..8]), number(&place.0[8..])));
+    found.retain(|&(version, by, _)| {
+        range.contains(Version(version)) && after.is_none_or(|after| (version, by) > after)
+    });
     found.sort_unstable();
-    let complete = found.len() < bounds.rows_max;
+    let is_all = found.len() <= bounds.rows_max;
     found.truncate(bounds.rows_max);
-    Manifest { rows: found.into_iter().map(|(version, id)| (key_of(id), version)).collect(), complete }
+    let place = |&(version, by, _): &(i64, i64, i64)| {
+        ManifestPlace([version.to_be_bytes(), by.to_be_bytes()].concat().into())
+    };
+    let next = if is_all { None } else { found.last().map(place) };
+    let rows = found.into_iter().map(|(version, _, id)| (key_of(id), Version(version))).collect();
+    Manifest { rows, next }
 }
 
 /// A near side; `bound` is what it says of its versions.
@@ -60,6 +76,8 @@ fn manifest(rows: &Rows, range: &VersionRange, bounds: ManifestBounds) -> Manife
 struct Source {
     rows: Mutex<Rows>,
     bound: Option<i64>,
+    /// Rows that pages were asked for.
+    asked: Mutex<Vec<usize>>,
 }
 
 #[async_trait]
@@ -80,6 +98,7 @@ impl Near for Source {
     }
 
     async fn page(&self, page: &VersionPage<'_>) -> Result<Batch> {
+        self.asked.lock().unwrap().push(page.rows_max);
         let rows = self.rows.lock().unwrap();
         let mut found: Vec<_> = rows.iter().map(|(id, row)| (row.0, *id, row.1)).collect();
         let after = page.after.map(|place| (place.version.0, id_of(&place.key.0)));
@@ -92,8 +111,13 @@ impl Near for Source {
         Ok(batch(&rows, is_end))
     }
 
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest> {
-        Ok(manifest(&self.rows.lock().unwrap(), range, bounds))
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest> {
+        Ok(manifest(&self.rows.lock().unwrap(), range, after, bounds, |id| id))
     }
 
     async fn rows(&self, keys: &[ManifestKey]) -> Result<Batch> {
@@ -139,9 +163,14 @@ impl Replica for Server {
         Ok(state(&self.rows.lock().unwrap(), range))
     }
 
-    async fn manifest(&self, range: &VersionRange, bounds: ManifestBounds) -> Result<Manifest> {
+    async fn manifest(
+        &self,
+        range: &VersionRange,
+        after: Option<&ManifestPlace>,
+        bounds: ManifestBounds,
+    ) -> Result<Manifest> {
         self.request()?;
-        Ok(manifest(&self.rows.lock().unwrap(), range, bounds))
+        Ok(manifest(&self.rows.lock().unwrap(), range, after, bounds, |id| -id))
     }
 
     async fn upsert(&self, rows: &RecordBatch) -> Result<()> {
@@ -349,6 +378,66 @@ async fn rows_of_one_version_are_all_sent_wherever_a_run_ends() {
         assert!(world.pass().await.equal, "{requests}");
         world.assert_equal();
     }
+}
+
+#[tokio::test]
+async fn more_rows_of_one_version_than_a_manifest_holds_are_compared() {
+    let mut world = World::new(0);
+    world.guard.set("all=off").unwrap();
+    world.change(|rows| rows.extend((1..=100_000).map(|id| (id, (1, id)))));
+    assert!(world.pass().await.equal);
+    // As many here as there, and all of one version: only the keys tell.
+    world.change(|rows| {
+        rows.retain(|id, _| *id > 50_000 || id % 1000 != 0);
+        rows.extend((200_001..=200_040).map(|id| (id, (1, id))));
+    });
+    let passed = world.pass().await;
+    assert_eq!((passed.equal, passed.sent, passed.deleted), (true, 40, 50), "{passed:?}");
+    assert!(passed.requests < 20, "{passed:?}");
+    world.assert_equal();
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_another_table_is_forgotten_with_its_letters() {
+    let world = World::new(100);
+    world.far.refused.lock().unwrap().insert(7);
+    assert_eq!(world.pass().await.letters, 1);
+    let memory = world.kept.0.lock().unwrap().clone();
+    assert_eq!(memory.letters.len(), 1);
+    assert!(memory.clone().if_of(&memory.of).letters.len() == 1);
+    // The key is part of what a memory is of.
+    let of_another = memory.if_of("another key");
+    assert!(of_another.letters.is_empty() && of_another.far.is_none() && of_another.sent.is_none());
+}
+
+#[tokio::test]
+async fn a_page_has_no_more_rows_than_may_be() {
+    let world = World::new(60_000);
+    assert!(world.pass().await.equal);
+    let upserts = world.far.upserts.lock().unwrap().clone();
+    assert!(upserts.iter().all(|&rows| rows <= super::table::PAGE_ROWS_MAX), "{upserts:?}");
+    assert!(upserts[0] <= super::table::PAGE_ROWS_AT_FIRST, "{upserts:?}");
+    assert!(world.near.asked.lock().unwrap().iter().all(|&rows| rows <= super::table::PAGE_ROWS_MAX));
+}
+
+#[tokio::test]
+async fn a_row_that_was_given_up_comes_again_when_it_changes_and_not_before() {
+    let world = World::new(100);
+    world.far.refused.lock().unwrap().extend([7, 100]);
+    assert_eq!(world.pass().await.letters, 2);
+    world.kept.0.lock().unwrap().give_up(|_| true);
+    let passed = world.pass().await;
+    assert_eq!((passed.letters, passed.equal), (0, false));
+    let before = *world.far.requests.lock().unwrap();
+    assert_eq!(world.pass().await.requests, 0);
+    assert_eq!(*world.far.requests.lock().unwrap(), before);
+    // Others are not held up.
+    world.change(|rows| rows.extend([(5, (101, 1))]));
+    assert_eq!(world.pass().await.letters, 0);
+    world.far.refused.lock().unwrap().clear();
+    world.change(|rows| rows.extend([(7, (102, 1)), (100, (103, 1))]));
+    assert!(world.pass().await.equal);
+    world.assert_equal();
 }
 
 #[derive(Debug, Clone)]

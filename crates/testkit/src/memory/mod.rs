@@ -37,6 +37,7 @@ mod source;
 mod stream;
 mod transaction;
 mod verify;
+mod versions;
 
 pub use compare::{assert_equal, assert_history, differences};
 pub use database::{Database, TableDefinition};

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use syncline_core::{
     Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Family, Finding, ReadMark,
     Result, RowKey, Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema, TableState,
+    Versions,
 };
 
 use super::destination::MemoryDestination;
@@ -63,7 +64,7 @@ impl MemoryDestination {
 
 impl MemoryReader {
     /// All rows, with the columns of `table` in its order.
-    fn rows(&self, table: &TableSchema) -> Result<Vec<Row>> {
+    pub(super) fn rows(&self, table: &TableSchema) -> Result<Vec<Row>> {
         let gone = || Error::configuration("the table is gone").with_table(&table.id);
         let names = self.0.columns(&table.id).ok_or_else(gone)?;
         let place = |column: &Column| names.iter().position(|name| *name == column.name).ok_or_else(gone);
@@ -101,6 +102,10 @@ impl Source for MemoryReader {
 
     fn streams(&self) -> Option<&dyn Streams> {
         None
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
+        Some(self)
     }
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use syncline_core::{
     Chunk, ChunkPart, ChunkPlan, ChunkRead, ChunkReader, Column, CutPlan, Error, Family, Finding, Moment,
     ReadMark, Result, Selection, SnapshotOptions, Snapshots, Source, Streams, TableId, TableSchema,
-    TableState,
+    TableState, Versions,
 };
 
 use super::cut::{Ledger, first_key, is_whole};
@@ -227,7 +227,7 @@ impl MemorySource {
     }
 
     /// The rows that a snapshot sees, with the columns of `table`, in an order that a snapshot fixes.
-    fn rows(&self, table: &TableSchema, snapshot: &Snapshot) -> Result<Vec<Row>> {
+    pub(super) fn rows(&self, table: &TableSchema, snapshot: &Snapshot) -> Result<Vec<Row>> {
         let state = self.database.state();
         let stored = state.tables.get(&table.id);
         let stored = stored.ok_or_else(|| Error::configuration("the table is gone").with_table(&table.id))?;
@@ -284,6 +284,10 @@ impl Source for MemorySource {
     }
 
     fn streams(&self) -> Option<&dyn Streams> {
+        Some(self)
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
         Some(self)
     }
 }

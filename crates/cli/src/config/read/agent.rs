@@ -12,7 +12,7 @@ use crate::config::Problem;
 use crate::config::document::Node;
 
 /// The keys of an agent, in the order in which the documentation has them.
-const KEYS: &[&str] = &["listen", "connections", "token_file", "tls_cert", "tls_key"];
+const KEYS: &[&str] = &["listen", "connections", "writable", "token_file", "tls_cert", "tls_key"];
 
 /// An agent as a file has it.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct AgentSpec {
     pub(crate) listen: Option<String>,
     /// URLs behind the names of its connections.
     pub(crate) connections: BTreeMap<String, String>,
+    /// Names of those that may be written.
+    pub(crate) writable: Vec<String>,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
@@ -75,6 +77,7 @@ impl Reader<'_> {
         match key.value.as_str() {
             "listen" => spec.listen = self.text(value),
             "connections" => spec.connections = self.agent_connections(value),
+            "writable" => spec.writable = self.list(value, |name| Ok(name.to_owned())),
             "token_file" => spec.token_file = self.text(value).map(PathBuf::from),
             "tls_cert" => spec.tls_cert = self.text(value).map(PathBuf::from),
             "tls_key" => spec.tls_key = self.text(value).map(PathBuf::from),
@@ -116,11 +119,12 @@ mod tests {
     #[test]
     fn a_whole_agent() {
         let text = "agent:\n  listen: 127.0.0.1:0\n  connections:\n    shop: postgres://u:${WORD}@h/d\n    file: sqlite:/tmp/a.db\n  \
-                    token_file: token\n  tls_cert: c.pem\n  tls_key: k.pem\n";
+                    writable: [file]\n  token_file: token\n  tls_cert: c.pem\n  tls_key: k.pem\n";
         let spec = read(text).unwrap();
         assert_eq!(spec.listen.as_deref(), Some("127.0.0.1:0"));
         assert_eq!(spec.connections["shop"], "postgres://u:s3cret@h/d");
         assert_eq!((spec.connections.len(), spec.token_file), (2, Some("token".into())));
+        assert_eq!(spec.writable, ["file"]);
     }
 
     #[test]

@@ -16,27 +16,32 @@ use crate::process::{EndsWith, RUN_MAX, Room};
 const TOKEN: &str = "a-token-of-these-tests-0123456789";
 
 /// An agent that runs, and where it listens.
-struct Agent {
-    running: Running,
-    address: String,
+pub(crate) struct Agent {
+    pub(crate) running: Running,
+    pub(crate) address: String,
 }
 
 impl Agent {
     /// Starts one beside a database, with more arguments.
-    fn start(room: &Room, connection: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(room: &Room, connection: &str, more: &[&str]) -> Self {
+        Self::start_with(room, connection, more, ("SYNCLINE_LOG", "error"))
+    }
+
+    /// As [`Agent::start`], in this environment.
+    pub(crate) fn start_with(room: &Room, connection: &str, more: &[&str], env: (&str, &str)) -> Self {
         std::fs::write(room.path("token"), format!("{TOKEN}\n")).unwrap();
         let named = format!("db={connection}");
         let base = ["agent", "--connection", &named, "--token-file", "token", "--output", "json"];
         let base: Vec<_> = base.iter().chain(more).copied().collect();
         let listens = more.contains(&"--listen");
         let listen: &[&str] = if listens { &[] } else { &["--listen", "127.0.0.1:0"] };
-        let mut running = room.syncline(&[&base[..], listen].concat()).start();
+        let mut running = room.syncline(&[&base[..], listen].concat()).env(env.0, env.1).start();
         running.wait_for_output("listening", RUN_MAX);
         let said: Value = serde_json::from_str(running.stdout_so_far().lines().next().unwrap()).unwrap();
         Self { running, address: said["address"].as_str().unwrap().to_owned() }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("syncline://{}/db?token-file=token", self.address)
     }
 }
@@ -260,7 +265,7 @@ async fn whoever_has_no_token_or_asks_for_something_else_is_told_so() {
     says(&format!("syncline://127.0.0.1:{port}/db?token-file=token"), 1, "no agent");
     for command in ["sync", "check"] {
         let refused = room.run(&[command, &apart.source.url(), &copy]).ends_with(2);
-        assert!(refused.stderr.contains("for `syncline diff` only"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("is for `syncline diff`"), "{}", refused.stderr);
     }
     room.run(&["discover", &apart.source.url()]).ends_with(2);
     // It is still there for whoever is let in.
@@ -283,7 +288,7 @@ fn nothing_is_listened_to_that_others_could_use_without_tls_and_a_token() {
 }
 
 /// A certificate of one's own making, for this name.
-fn certificate(room: &Room, name: &str) -> [PathBuf; 2] {
+pub(crate) fn certificate(room: &Room, name: &str) -> [PathBuf; 2] {
     let files = [room.path(&format!("{name}.pem")), room.path(&format!("{name}.key"))];
     let made = Command::new("openssl")
         .args([

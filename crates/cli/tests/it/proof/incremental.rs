@@ -8,32 +8,32 @@ use syncline_testkit::process::Outcome;
 use super::pair::{COPY, NAME, Pair, SHOP, wait_until};
 use crate::process::{EndsWith, RUN_MAX, Room};
 
-const BY_TIME: &str = "CREATE TABLE item (id int PRIMARY KEY, note text, amount numeric(10, 2), at timestamptz NOT NULL DEFAULT now());
+pub(crate) const BY_TIME: &str = "CREATE TABLE item (id int PRIMARY KEY, note text, amount numeric(10, 2), at timestamptz NOT NULL DEFAULT now());
     CREATE INDEX ON item (at);
     CREATE TABLE pair (a text, b int, v text, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (a, b));
     INSERT INTO item SELECT i, 'note ' || i, i, now() - interval '1 day' + i * interval '1 ms' FROM generate_series(1, 5000) i;
     INSERT INTO pair SELECT 'k' || i % 7, i, repeat('x', i % 50) FROM generate_series(1, 3000) i";
 
-const CHANGES: &str =
+pub(crate) const CHANGES: &str =
     "UPDATE item SET note = 'new', at = now() WHERE id % 100 = 0; DELETE FROM item WHERE id % 50 = 1;
     INSERT INTO item SELECT i, 'more', i FROM generate_series(5001, 5100) i;
     UPDATE pair SET v = NULL, at = now() WHERE b < 20; DELETE FROM pair WHERE b BETWEEN 100 AND 120";
 
-const MODE: [&str; 4] = ["--mode", "incremental", "--version-column", "at"];
+pub(crate) const MODE: [&str; 4] = ["--mode", "incremental", "--version-column", "at"];
 
 fn sync(pair: &Pair, more: &[&str]) -> Outcome {
     pair.run(&[&MODE[..], &["--output", "json"], more].concat())
 }
 
 /// The outcome of a table, by the last line that tells of it.
-fn told(outcome: &Outcome, table: &str) -> Value {
+pub(crate) fn told(outcome: &Outcome, table: &str) -> Value {
     let lines = outcome.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of_table = |line: &Value| line["event"] == "table" && line["outcome"]["table"]["name"] == table;
     lines.rev().find(of_table).unwrap_or_else(|| panic!("{table} is not told: {outcome:?}"))["outcome"]
         .clone()
 }
 
-async fn two_tables() -> Option<Pair> {
+pub(crate) async fn two_tables() -> Option<Pair> {
     let pair = Pair::start().await?;
     pair.source.execute(SHOP, BY_TIME).await;
     Some(pair)
@@ -308,5 +308,92 @@ async fn killed_anywhere_the_next_run_goes_on() {
         pair.source.execute(SHOP, CHANGES.split("INSERT").next().unwrap()).await;
     }
     sync(&pair, &["--guard", "deletes=off"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_shown_tried_again_and_given_up_by_command() {
+    let Some(pair) = two_tables().await else { return };
+    sync(&pair, &[]).ends_with(0);
+    pair.ask_destination("ALTER TABLE item ADD CONSTRAINT no_bad CHECK (note NOT LIKE 'bad%') NOT VALID");
+    pair.ask_destination("ALTER TABLE pair ADD CONSTRAINT no_worse CHECK (v <> 'worse') NOT VALID");
+    pair.source.execute(SHOP, "UPDATE item SET note = 'bad ' || id, at = now() WHERE id IN (7, 8); UPDATE pair SET v = 'worse', at = now() WHERE b = 30").await;
+    sync(&pair, &[]).ends_with(0);
+    let letters = |arguments: &[&str], code: i32| {
+        pair.room.run(&[&["dead-letters"], arguments].concat()).ends_with(code)
+    };
+    let listed = letters(&["list", NAME, "--output", "json"], 0);
+    let numbers = |table: &str| -> Vec<String> {
+        let lines = listed.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["table"]["name"] == table).map(|line| line["letter"].to_string()).collect()
+    };
+    let (items, pairs) = (numbers("item"), numbers("pair"));
+    assert_eq!((items.len(), pairs.len()), (2, 1), "{}", listed.stdout);
+    let shown = letters(&["show", NAME, &items[0]], 0);
+    assert!(shown.stdout.contains("note = bad ") && shown.stdout.contains("no_bad"), "{}", shown.stdout);
+    assert!(letters(&["show", NAME, &pairs[0]], 0).stdout.contains("b = 30"));
+    for command in ["show", "retry", "discard"] {
+        let unknown = letters(&[command, NAME, "1"], 2);
+        assert!(unknown.stderr.contains("no dead letter 1"), "{}", unknown.stderr);
+    }
+    // One of them may come now; the other ones are refused again.
+    pair.ask_destination("ALTER TABLE pair DROP CONSTRAINT no_worse");
+    let retried = letters(&["retry", NAME], 1);
+    assert!(retried.stdout.contains("1 dead letter loaded, 2 refused again"), "{}", retried.stdout);
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM pair WHERE v = 'worse'"), "1");
+    letters(&["retry", NAME, &items[0]], 1);
+    // Given up, they are not sent again, and nobody is asked for them.
+    letters(&["discard", NAME, &items[0], &items[1]], 0);
+    assert!(letters(&["list", NAME], 0).stderr.contains("no dead letters"));
+    sync(&pair, &[]).ends_with(0);
+    let settled = sync(&pair, &[]).ends_with(0);
+    let item = told(&settled, "item");
+    assert_eq!((&item["letters"], &item["equal"], &item["requests"]), (&0.into(), &false.into(), &0.into()));
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM item WHERE note LIKE 'bad%'"), "0");
+    // Other rows are not held up by them.
+    pair.source.execute(SHOP, CHANGES).await;
+    sync(&pair, &[]).ends_with(0);
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM item WHERE note IN ('new', 'more')"), "150");
+    // Until they change.
+    pair.source.execute(SHOP, "UPDATE item SET note = 'good', at = now() WHERE id IN (7, 8)").await;
+    assert_eq!(told(&sync(&pair, &[]).ends_with(0), "item")["equal"], true);
+    pair.assert_equal(&Comparison::new()).await;
+}
+
+/// The destination's own foreign keys, and a role that may not set them aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_refers_to_one_of_another_table_comes_after_it() {
+    let Some(pair) = Pair::start().await else { return };
+    let tables = "CREATE TABLE a_child (id int PRIMARY KEY, parent int, at timestamptz NOT NULL DEFAULT now() - interval '1 minute');
+        CREATE TABLE parent (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now() - interval '1 minute');";
+    let key = "ALTER TABLE a_child ADD FOREIGN KEY (parent) REFERENCES parent";
+    let rows = "INSERT INTO parent SELECT i FROM generate_series(1, 50) i; INSERT INTO a_child SELECT i, i % 50 + 1 FROM generate_series(1, 500) i";
+    pair.source.execute(SHOP, &format!("{tables} {key}; {rows}")).await;
+    pair.destination.execute(COPY, &format!("CREATE ROLE plain LOGIN PASSWORD 'plain'; GRANT ALL ON DATABASE copy TO plain; GRANT ALL ON SCHEMA public TO plain;
+        {tables} {key}; ALTER TABLE a_child OWNER TO plain; ALTER TABLE parent OWNER TO plain")).await;
+    let (source, there) = (pair.source.url(SHOP), pair.destination.url_as("plain", "plain", COPY));
+    let base = [
+        "sync",
+        &source,
+        &there,
+        "--name",
+        NAME,
+        "--prepare",
+        "keep",
+        "--output",
+        "json",
+        "--guard",
+        "deletes=off",
+    ];
+    let run = || pair.room.run(&[&base[..], &MODE[..]].concat());
+    // All children are refused before their parents are there.
+    let filled = run().ends_with(0);
+    assert_eq!(told(&filled, "a_child")["equal"], true, "{filled:?}");
+    pair.assert_equal(&Comparison::new()).await;
+    // Parents and children come and go.
+    pair.source.execute(SHOP, "INSERT INTO parent SELECT i FROM generate_series(51, 60) i; INSERT INTO a_child SELECT i, 51 + i % 10 FROM generate_series(501, 520) i;
+        DELETE FROM a_child WHERE parent < 10; DELETE FROM parent WHERE id < 10").await;
+    let changed = run().ends_with(0);
+    assert_eq!(told(&changed, "parent")["equal"], true, "{changed:?}");
     pair.assert_equal(&Comparison::new()).await;
 }

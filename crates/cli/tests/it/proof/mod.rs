@@ -20,6 +20,7 @@
 //! | `letters_everywhere` | so they are in a snapshot, without a key, in a recovery, and where they refer to others |
 //! | `memory` | a transaction larger than memory goes through |
 //! | `partitions` | partitions that come and go while the pipeline lives |
+//! | `pushing` | tables kept equal by a version column, through an agent beside the destination |
 //! | `signals` | Ctrl-C and SIGTERM |
 //! | `verify` | under a live stream there is no false drift, and drift is found and repaired |
 //! | `waiting` | who is waited for is said |
@@ -38,6 +39,7 @@ mod pair;
 mod plain;
 mod plain_sqlite;
 mod plain_tables;
+mod pushing;
 mod queries;
 mod recovery;
 mod refusals;

@@ -76,7 +76,8 @@ pub(super) fn create_statement(table: &TableSchema) -> Result<String> {
     if let Some(definition) = Definition::of(table)? {
         return Ok(definition.sql);
     }
-    if let Some(column) = table.columns.iter().find(|column| column.carriage == Carriage::Native) {
+    let is_native = |column: &&Column| column.carriage == Carriage::Native;
+    if let Some(column) = table.columns.iter().find(is_native).filter(|_| table.native.is_some()) {
         return Err(Error::bug(format!("column {} is carried in another family's form", column.name)));
     }
     let column = |column: &Column| {
@@ -92,8 +93,10 @@ pub(super) fn create_statement(table: &TableSchema) -> Result<String> {
 }
 
 /// The declared type whose affinity keeps the value as it is stored.
-fn declared(column: &Column) -> &'static str {
+fn declared(column: &Column) -> &str {
     match (column.carriage, &column.data_type) {
+        // Of this family, without the rest of its definition.
+        (Carriage::Native, _) => &column.native_type,
         (Carriage::NativeText, _) => "TEXT",
         (_, DataType::Bool) => "BOOLEAN",
         (_, DataType::Int(_) | DataType::UInt(_)) => "INTEGER",

@@ -120,6 +120,17 @@ impl Agent {
         self.ask::<()>(Question::new(Ask::Release, &[], Purpose::Rest, 0), None).await.map(drop)
     }
 
+    /// Whether the connection on which the last question was asked is still good.
+    pub(super) async fn is_connected(&self) -> bool {
+        self.state.lock().await.link.is_some()
+    }
+
+    /// Whether that connection is this one.
+    pub(super) async fn is_on(&self, epoch: u64) -> bool {
+        let state = self.state.lock().await;
+        state.link.is_some() && state.epoch == epoch
+    }
+
     /// Asks, and waits for the answer: its head, its body, and the connection's number.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
@@ -238,7 +249,7 @@ async fn keep_alive(agent: Weak<Agent>) {
 
 fn lost() -> Error {
     Error::new(ErrorKind::Retriable, "the connection to the agent was lost")
-        .with_remedy("see whether the agent still runs, then compare again")
+        .with_remedy("see whether the agent still runs, then run again")
 }
 
 fn no_agent(error: Error) -> Error {
@@ -269,7 +280,7 @@ impl Source for Agent {
     }
 
     async fn check(&self, _selection: &Selection, _streamed: bool) -> Result<Vec<Finding>> {
-        Err(Error::configuration("an agent is for comparisons only"))
+        Err(Error::configuration("an agent is no source of a pipeline"))
     }
 
     async fn discover(&self, selection: &Selection) -> Result<Vec<TableSchema>> {

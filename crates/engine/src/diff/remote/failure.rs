@@ -29,6 +29,9 @@ pub(super) struct Failure {
     message: String,
     table: Option<TableId>,
     remedy: Option<String>,
+    /// Whether single rows of what was written are at fault.
+    #[serde(default)]
+    rows_at_fault: bool,
 }
 
 impl Failure {
@@ -39,6 +42,7 @@ impl Failure {
             message: cut(&error.to_string()),
             table: error.table().cloned(),
             remedy: error.remedy().map(cut),
+            rows_at_fault: error.rows_at_fault(),
         }
     }
 
@@ -46,6 +50,7 @@ impl Failure {
     pub(super) fn into_error(self) -> Error {
         let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == self.kind);
         let error = Error::new(kind.unwrap_or(ErrorKind::Permanent), cut(&self.message));
+        let error = if self.rows_at_fault { error.with_rows_at_fault() } else { error };
         match self.remedy {
             Some(remedy) => error.with_remedy(cut(&remedy)),
             None => error,
@@ -53,6 +58,6 @@ impl Failure {
     }
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     text.chars().take(LETTERS_MAX).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }

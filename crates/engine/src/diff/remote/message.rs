@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use syncline_core::unique::UniqueColumns;
-use syncline_core::{Carry, Column, Selection, TableId, TablePattern};
+use syncline_core::{Carry, Column, Prepare, SchemaMap, Selection, TableId, TablePattern, VersionRange};
 
 use super::failure::Failure;
 use crate::diff::pairing::Class;
+use crate::table_sync::Holding;
 
 /// The first message of the asking end. It holds the token, so it has no `Debug`.
 #[derive(Serialize, Deserialize)]
@@ -48,6 +49,45 @@ pub(super) enum Ask {
     Release,
     /// Whether the other end is still there.
     Ping,
+    /// What is about writing.
+    Push(PushAsk),
+}
+
+/// A question to an agent that writes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PushAsk {
+    /// What would stop or hurt a pipeline of these tables; the body is JSON of them. Answer: JSON of what was found, as the
+    /// body.
+    Check { schema_map: SchemaMap },
+    /// Takes a pipeline for as long as the session lasts, or until it is released; the body is JSON of its tables. Answer: JSON
+    /// of the tables that were brought in before, as the body.
+    Hold { holding: Holding, by: String },
+    /// Makes a table, or finds it fit; the body is JSON of it.
+    BringIn { prepare: Option<Prepare> },
+    /// Opens a table for the requests of a table sync; the body is JSON of the source's, cut to the same columns. Answer: its
+    /// number.
+    Open { open: Open, version: usize },
+    /// [`syncline_core::Replica::state`]. Answer: the state.
+    State { table: u32, range: VersionRange },
+    /// [`syncline_core::Replica::manifest`]; the body is the place after which, if there is one. Answer: whether there is more; a
+    /// list of keys and versions, by turns, and then of the next place, as the body.
+    Manifest { table: u32, range: VersionRange, rows_max: usize, bytes_max: usize },
+    /// [`syncline_core::Replica::upsert`]; the body is a batch.
+    Upsert { table: u32 },
+    /// [`syncline_core::Replica::delete`]; the body is a list of keys.
+    Delete { table: u32 },
+    /// Forgets a pipeline; its tables stay.
+    Forget { holding: Holding },
+}
+
+/// What a check found at the other end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Finding {
+    pub(super) severity: u8,
+    pub(super) table: Option<TableId>,
+    pub(super) message: String,
+    pub(super) remedy: Option<String>,
 }
 
 /// Tables and columns that are wanted. No more than this can be asked of a database: no query, no statement.

@@ -1,4 +1,5 @@
-//! The answering end: one session, from the first byte to the last. It reads; nothing that it can be asked writes.
+//! The answering end: one session, from the first byte to the last. It reads; nothing that it can be asked writes, unless the
+//! database it is about may be written ([`Door::writable`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +11,15 @@ use syncline_core::{
     Carriage, Carry, Column, Error, ErrorKind, Result, Selection, Source, TablePattern, TableSchema,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
 
 use super::agent::other_version;
 use super::failure::Failure;
 use super::frame::{Awaited, Link, Message, VERSION, Wire, malformed};
+use super::holds::Writable;
 use super::list::{self, List};
 use super::message::{Ask, Hello, Open, Said, Wanted, Welcome};
+use super::writing::Writing;
 use crate::diff::pairing::ComparedColumn;
 use crate::diff::side::{ROWS_BYTES_MAX, Side};
 use crate::diff::sketches::{HashKey, KeyRange, Lookup, Scan, SketchSize, answer_bytes, opening_bytes};
@@ -25,7 +29,7 @@ const BEGINNING_MAX: Duration = Duration::from_secs(10);
 /// A session that asks nothing for so long is over; the other end asks at least whether we are there.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 /// Longest question: the hashes or keys of some thousand rows.
-const QUESTION_BYTES_MAX: usize = 16 << 20;
+pub(super) const QUESTION_BYTES_MAX: usize = 16 << 20;
 /// Cells of all ranges of one scan together, at most: 64 bytes each for each reader.
 const CELLS_MAX: usize = 1 << 17;
 /// Columns of a table, at most.
@@ -42,6 +46,14 @@ pub trait Door: Send + Sync {
     /// # Errors
     /// Configuration if the token is wrong, in whatever time says nothing about it, or if there is no such connection.
     fn open(&self, token: &str, connection: &str) -> Result<Arc<dyn Source>>;
+
+    /// The same database as it is written, if its owner consented to that.
+    ///
+    /// # Errors
+    /// As opening it.
+    fn writable(&self, _connection: &str) -> Result<Option<Writable>> {
+        Ok(None)
+    }
 }
 
 /// Answers one session until its other end goes away. `readers`: chunks of a table that are read at the same time.
@@ -50,8 +62,8 @@ pub trait Door: Send + Sync {
 /// As the stream; permanent if the other end breaks the protocol. The other end was told, if it could be.
 pub async fn serve(stream: Box<dyn Wire>, door: &dyn Door, readers: usize) -> Result<()> {
     let mut link = Link::new(stream);
-    let source = match tokio::time::timeout(BEGINNING_MAX, let_in(&mut link, door)).await {
-        Ok(Ok(source)) => source,
+    let (source, writable) = match tokio::time::timeout(BEGINNING_MAX, let_in(&mut link, door)).await {
+        Ok(Ok(let_in)) => let_in,
         Ok(Err(error)) => {
             tell(&mut link, &error).await;
             return Err(error);
@@ -60,7 +72,8 @@ pub async fn serve(stream: Box<dyn Wire>, door: &dyn Door, readers: usize) -> Re
             return Err(Error::new(ErrorKind::Retriable, "somebody connected and did not say who he is"));
         }
     };
-    let mut session = Session { source, readers, rows: Arc::default(), opened: 0, open: None };
+    let writing = writable.map(|writable| Writing::new(writable, Arc::clone(&source)));
+    let mut session = Session { source, writing, readers, rows: Arc::default(), opened: 0, open: None };
     let ended = session.run(&mut link).await;
     session.release().await;
     ended
@@ -84,7 +97,7 @@ pub async fn turn_away(stream: Box<dyn Wire>, why: &Error) -> Result<()> {
     tokio::time::timeout(BEGINNING_MAX, telling).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn let_in(link: &mut Link, door: &dyn Door) -> Result<Arc<dyn Source>> {
+async fn let_in(link: &mut Link, door: &dyn Door) -> Result<(Arc<dyn Source>, Option<Writable>)> {
     let version = link.receive_preface(BEGINNING_MAX).await?;
     link.send_preface().await?;
     if version != VERSION {
@@ -95,12 +108,13 @@ async fn let_in(link: &mut Link, door: &dyn Door) -> Result<Arc<dyn Source>> {
         link.receive(awaited, None).await?.ok_or_else(|| malformed("nothing follows its preface"))?;
     let hello: Hello = message.head()?;
     let source = door.open(&hello.token, &hello.connection)?;
+    let writable = door.writable(&hello.connection)?;
     if source.snapshots().is_none() {
         return Err(Error::configuration("the agent's connection cannot be read as a whole"));
     }
     let family = source.family().0.to_owned();
     link.send(&Said::Done(Welcome { family }), &[]).await?;
-    Ok(source)
+    Ok((source, writable))
 }
 
 /// Says why it is over, if anybody still listens.
@@ -111,10 +125,12 @@ async fn tell(link: &mut Link, error: &Error) {
 }
 
 /// An answer: head and body.
-type Answer = (Value, Vec<u8>);
+pub(super) type Answer = (Value, Vec<u8>);
 
 struct Session {
     source: Arc<dyn Source>,
+    /// Where it may write.
+    writing: Option<Writing>,
     readers: usize,
     /// Rows read of the open table.
     rows: Arc<AtomicU64>,
@@ -134,9 +150,16 @@ struct OpenTable {
 
 impl Session {
     async fn run(&mut self, link: &mut Link) -> Result<()> {
-        let awaited = Awaited { body_bytes_max: QUESTION_BYTES_MAX, silence_max: IDLE_MAX };
         loop {
-            let message = match link.receive(awaited, None).await {
+            let body_bytes_max =
+                self.writing.as_ref().map_or(QUESTION_BYTES_MAX, Writing::question_bytes_max);
+            let awaited = Awaited { body_bytes_max, silence_max: IDLE_MAX };
+            let end = self.end();
+            let received = tokio::select! {
+                received = link.receive(awaited, None) => received,
+                () = end.cancelled() => return Err(taken_over()),
+            };
+            let message = match received {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -169,12 +192,14 @@ impl Session {
         let before = rows.load(Ordering::Relaxed);
         let mut tick = interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let end = self.end();
         let answering = self.answer(ask, &message.body);
         tokio::pin!(answering);
         let answer = loop {
             tokio::select! {
                 answer = &mut answering => break answer,
                 _ = tick.tick() => link.send_progress(rows.load(Ordering::Relaxed)).await?,
+                () = end.cancelled() => return Err(taken_over()),
             }
         };
         let now = rows.load(Ordering::Relaxed);
@@ -221,6 +246,12 @@ impl Session {
                 Ok((Value::Null, list.into_bytes()))
             }
             Ask::ByKey { table } => self.by_key(table, body).await,
+            Ask::Push(ask) => match &mut self.writing {
+                Some(writing) => writing.answer(ask, body).await,
+                None => Err(Error::configuration("the agent's connection is for reading only").with_remedy(
+                    "if this database may be written, start the agent with --writable and the connection's name",
+                )),
+            },
             Ask::Unique { table, of } => {
                 let open = self.table(table)?;
                 as_body(&open.side.not_unique(&of, &open.hash_key).await?)
@@ -241,49 +272,17 @@ impl Session {
         let [key, open] = items[..] else { return Err(malformed("a table is opened by its key and itself")) };
         let key = <[u8; 32]>::try_from(key).map_err(|_| malformed("the hash key has 32 bytes"))?;
         let open: Open = serde_json::from_slice(open).map_err(|_| malformed("a table cannot be read"))?;
-        let columns = open.columns.len();
-        let fits = (1..=COLUMNS_MAX).contains(&columns)
-            && open.classes.len() == columns
-            && open.key_columns <= columns;
-        if !fits {
-            return Err(malformed("a table without its columns"));
-        }
+        let compared = compared(&open)?;
         self.release().await;
         self.open = None;
         self.rows.store(0, Ordering::Relaxed);
-        let table = Arc::new(self.table_as_asked(&open).await?);
-        let compared: Vec<ComparedColumn> = (open.columns.into_iter().zip(open.classes))
-            .map(|(column, class)| ComparedColumn { name: column.name, class })
-            .collect();
+        let table = Arc::new(table_as_asked(self.source.as_ref(), &open).await?);
         let (source, rows) = (Arc::clone(&self.source), Arc::clone(&self.rows));
         let side = Side::new(source, table, compared.into(), open.key_columns, self.readers, rows);
         self.opened = self.opened.wrapping_add(1);
         let number = self.opened;
         self.open = Some(OpenTable { number, side, hash_key: HashKey::new(key), scans: Vec::new() });
         Ok((json!(number), Vec::new()))
-    }
-
-    async fn table_as_asked(&self, open: &Open) -> Result<TableSchema> {
-        let is_native = open.columns.iter().any(|column| column.carriage != Carriage::Typed);
-        let carry = if is_native { Carry::Native } else { Carry::Typed };
-        let include = vec![TablePattern::new(&format!("*.{}", open.table.name))?];
-        let found = self.source.discover(&Selection { include, ..Selection::all(carry) }).await?;
-        let changed = || {
-            Error::new(ErrorKind::Retriable, "the table was changed while it was looked at")
-                .with_table(&open.table)
-        };
-        let table = found.into_iter().find(|table| table.id == open.table).ok_or_else(changed)?;
-        // Alone it may have a binary form where, among the tables of the comparison, it has text.
-        let is_text = open.columns.iter().all(|column| column.carriage == Carriage::NativeText);
-        let as_compared = |known: &Column| match known.carriage {
-            Carriage::Native if is_text => Column { carriage: Carriage::NativeText, ..known.clone() },
-            _ => known.clone(),
-        };
-        let known: Vec<Column> = table.columns.iter().map(as_compared).collect();
-        if !open.columns.iter().all(|column| known.contains(column)) {
-            return Err(changed());
-        }
-        Ok(TableSchema { columns: open.columns.clone(), row_key: (0..open.key_columns).collect(), ..table })
     }
 
     async fn scan(&mut self, number: u32, ranges: &[(u64, u8)], size: u32) -> Result<Answer> {
@@ -324,7 +323,15 @@ impl Session {
         open.ok_or_else(|| malformed("a table that is not open"))
     }
 
+    /// Ends when the session is over; never, if nothing is held.
+    fn end(&self) -> CancellationToken {
+        self.writing.as_ref().and_then(Writing::end).unwrap_or_default()
+    }
+
     async fn release(&mut self) {
+        if let Some(writing) = &mut self.writing {
+            writing.release().await;
+        }
         if let Some(snapshots) = self.source.snapshots() {
             if let Some(open) = &self.open {
                 snapshots.finish(&open.side.table.id).await;
@@ -334,7 +341,51 @@ impl Session {
     }
 }
 
-fn as_body(value: &impl Serialize) -> Result<Answer> {
+/// What the columns of a table are compared as.
+///
+/// # Errors
+/// Permanent if it is no table.
+pub(super) fn compared(open: &Open) -> Result<Vec<ComparedColumn>> {
+    let columns = open.columns.len();
+    let fits =
+        (1..=COLUMNS_MAX).contains(&columns) && open.classes.len() == columns && open.key_columns <= columns;
+    if !fits {
+        return Err(malformed("a table without its columns"));
+    }
+    let compared = open.columns.iter().zip(&open.classes);
+    Ok(compared.map(|(column, class)| ComparedColumn { name: column.name.clone(), class: *class }).collect())
+}
+
+/// A table of the side, if it still is what the other end takes it for.
+pub(super) async fn table_as_asked(source: &dyn Source, open: &Open) -> Result<TableSchema> {
+    let is_native = open.columns.iter().any(|column| column.carriage != Carriage::Typed);
+    let carry = if is_native { Carry::Native } else { Carry::Typed };
+    let include = vec![TablePattern::new(&format!("*.{}", open.table.name))?];
+    let found = source.discover(&Selection { include, ..Selection::all(carry) }).await?;
+    let changed = || {
+        Error::new(ErrorKind::Retriable, "the table was changed while it was looked at")
+            .with_table(&open.table)
+    };
+    let table = found.into_iter().find(|table| table.id == open.table).ok_or_else(changed)?;
+    // Alone it may have a binary form where, among the tables of the comparison, it has text.
+    let is_text = open.columns.iter().all(|column| column.carriage == Carriage::NativeText);
+    let as_compared = |known: &Column| match known.carriage {
+        Carriage::Native if is_text => Column { carriage: Carriage::NativeText, ..known.clone() },
+        _ => known.clone(),
+    };
+    let known: Vec<Column> = table.columns.iter().map(as_compared).collect();
+    if !open.columns.iter().all(|column| known.contains(column)) {
+        return Err(changed());
+    }
+    Ok(TableSchema { columns: open.columns.clone(), row_key: (0..open.key_columns).collect(), ..table })
+}
+
+/// Somebody else holds what the session held.
+fn taken_over() -> Error {
+    Error::new(ErrorKind::Cancelled, "the other end has made another connection")
+}
+
+pub(super) fn as_body(value: &impl Serialize) -> Result<Answer> {
     let body = serde_json::to_vec(value);
     let body = body.map_err(|error| Error::bug("an answer cannot be written").with_source(error))?;
     Ok((Value::Null, body))

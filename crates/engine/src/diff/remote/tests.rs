@@ -3,6 +3,7 @@
 mod ends;
 mod hostile_agent;
 mod hostile_asker;
+mod pushing;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@
 //! | [`snapshot`] | chunks tile a table; one value in every form |
 //! | [`stream`] | the order, the ranges, resumption, acknowledging |
 //! | [`window`] | chunks and stream together give each row exactly once |
+//! | [`versions`] | rows by a version column, where that is offered |
 //! | [`life`] | opening, settling, dropping |
 
 pub mod discover;
@@ -13,6 +14,7 @@ pub mod life;
 pub mod snapshot;
 pub mod stream;
 mod support;
+pub mod versions;
 pub mod window;
 
 use std::sync::Arc;
@@ -125,6 +127,11 @@ pub fn cases<'h>() -> Vec<Case<dyn SourceHarness + 'h>> {
         window::each_row_comes_exactly_once,
         window::each_row_comes_exactly_once_in_resumable_chunks,
         window::a_chunk_sees_what_was_streamed_before,
+        versions::pages_give_each_row_once_in_order,
+        versions::a_page_is_bounded_in_bytes,
+        versions::states_are_those_of_the_rows,
+        versions::the_nth_last_is_found,
+        versions::a_column_of_other_values_is_refused,
         life::opening_is_idempotent,
         life::settled_waits_for_open_transactions,
         life::a_table_may_be_added,
