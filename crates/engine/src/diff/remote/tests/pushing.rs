@@ -76,7 +76,8 @@ impl World {
     /// The far side, with its version in place of the value: a number after a `v`.
     async fn replica(&self) -> (Arc<Push>, push::AgentReplica, RecordBatch) {
         let table = self.table().await;
-        let push = Push::open(Arc::clone(&self.agent), holding(), std::slice::from_ref(&table)).await.unwrap();
+        let push =
+            Push::open(Arc::clone(&self.agent), holding(), std::slice::from_ref(&table)).await.unwrap();
         if !push.knows(&table.id).await {
             push.bring_in(&table, None).await.unwrap();
         }
@@ -127,7 +128,8 @@ async fn a_far_side_keeps_the_contract_also_when_its_connection_breaks() {
         after = Some(next);
     }
     assert_eq!(found.iter().map(|(_, version)| version.0).collect::<Vec<_>>(), (1..40).collect::<Vec<_>>());
-    let gone: Vec<_> = found.iter().filter(|(_, version)| version.0 > 30).map(|(key, _)| key.clone()).collect();
+    let gone: Vec<_> =
+        found.iter().filter(|(_, version)| version.0 > 30).map(|(key, _)| key.clone()).collect();
     far.delete(&gone).await.unwrap();
     world.cut().await;
     far.delete(&gone).await.unwrap();
@@ -188,9 +190,12 @@ async fn whoever_asks_for_what_is_not_offered_is_refused_and_the_session_goes_on
             "key_columns": 1 } } })
     };
     let other = described(&|table| table["id"]["name"] = json!("other")).to_string().into_bytes();
-    for (ask, body) in
-        [(open("t", 2), honest.clone()), (open("no", 0), honest.clone()), (open("t", 0), other), (open("t", 0), vec![])]
-    {
+    for (ask, body) in [
+        (open("t", 2), honest.clone()),
+        (open("no", 0), honest.clone()),
+        (open("t", 0), other),
+        (open("t", 0), vec![]),
+    ] {
         assert!(raw(ask.clone(), body).await.is_err(), "{ask}");
     }
     let number = raw(open("t", 0), honest).await.unwrap().0.as_u64().unwrap();
@@ -198,7 +203,10 @@ async fn whoever_asks_for_what_is_not_offered_is_refused_and_the_session_goes_on
         (json!({ "upsert": { "table": number } }), vec![7; 100]),
         (json!({ "upsert": { "table": number + 1 } }), vec![]),
         (json!({ "delete": { "table": number } }), vec![4, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff]),
-        (json!({ "manifest": { "table": number, "range": { "from": 0, "to": 9 }, "rows_max": 5, "bytes_max": 5 } }), vec![1]),
+        (
+            json!({ "manifest": { "table": number, "range": { "from": 0, "to": 9 }, "rows_max": 5, "bytes_max": 5 } }),
+            vec![1],
+        ),
     ] {
         assert!(raw(ask.clone(), body).await.is_err(), "{ask}");
     }
