@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use syncline_connectors::registry;
 use syncline_core::{Error, ErrorKind, Result, TablePattern};
 use syncline_engine::table_sync::{self, FarEnd, Limits, TableSync, TableSynced, VersionColumns};
-use syncline_store::{RunId, RunKind, RunOutcome, Store};
+use syncline_store::{RunId, RunOutcome, Store};
 
 use crate::args::{GlobalArgs, ModeChoice, Output, PipelineArgs};
 use crate::commands::sync::tell_start;
@@ -15,7 +15,8 @@ use crate::exit::{Exit, render_error, tell_error};
 use crate::progress::format::{bytes, count, counted, duration};
 use crate::signals::Stop;
 use crate::spec::ResolvedPipeline;
-use crate::{output, state, verifying};
+use crate::state::Recorder;
+use crate::{output, verifying};
 
 /// Between two looks, unless said otherwise.
 const EVERY_SECONDS_USUAL: u64 = 60;
@@ -109,16 +110,11 @@ async fn recorded(
     global: &GlobalArgs,
     outcomes: &mut Vec<TableSynced>,
 ) -> Result<()> {
-    let run = tokio::task::block_in_place(|| {
-        if state::running(store, &pipeline.name)?.is_none() {
-            state::remember(store, pipeline)?;
-        }
-        store.begin_run(&pipeline.name, RunKind::Sync, state::now_ms())
-    })?;
-    let ended = match wired(pipeline, store, run) {
+    let recorder = tokio::task::block_in_place(|| Recorder::begin(store, pipeline))?;
+    let ended = match wired(pipeline, store, recorder.run()) {
         Ok(sync) => {
             let mut told = |round: &[TableSynced]| {
-                tell_round(pipeline, store, run, round, global);
+                tell_round(pipeline, &recorder, round, global);
                 *outcomes = round.to_vec();
             };
             table_sync::run(&sync, &stop.control(), &mut told).await.map(|_| ())
@@ -135,7 +131,7 @@ async fn recorded(
         Ok(()) => (RunOutcome::Done, None),
     };
     let summary = json!({ "mode": "incremental", "tables": outcomes });
-    tokio::task::block_in_place(|| store.end_run(run, outcome, error.as_deref(), &summary))?;
+    tokio::task::block_in_place(|| recorder.close(outcome, error.as_deref(), &summary));
     ended
 }
 
@@ -162,18 +158,9 @@ pub(crate) fn wired(pipeline: &ResolvedPipeline, store: &Store, run: RunId) -> R
     })
 }
 
-/// A round in which there was something to say: on the screen, and for `status`. Losing the latter loses history only.
-fn tell_round(
-    pipeline: &ResolvedPipeline,
-    store: &Store,
-    run: RunId,
-    round: &[TableSynced],
-    global: &GlobalArgs,
-) {
-    let saved = tokio::task::block_in_place(|| store.save_status(&pipeline.name, run, &status(round)));
-    if let Err(error) = saved {
-        tracing::warn!(pipeline = %pipeline.name, %error, "status not written");
-    }
+/// A round in which there was something to say: on the screen, and for `status`.
+fn tell_round(pipeline: &ResolvedPipeline, recorder: &Recorder, round: &[TableSynced], global: &GlobalArgs) {
+    tokio::task::block_in_place(|| recorder.save(&status(round)));
     for table in round {
         match global.output {
             Output::Text => output::to_stdout(&line(table)),

@@ -44,7 +44,7 @@ pub(crate) fn running(store: &Store, name: &PipelineName) -> Result<Option<u32>>
 }
 
 /// Remembers a pipeline, so that `status` and `drop` know it.
-pub(crate) fn remember(store: &Store, pipeline: &ResolvedPipeline) -> Result<()> {
+fn remember(store: &Store, pipeline: &ResolvedPipeline) -> Result<()> {
     let config = serde_json::to_value(&pipeline.spec)
         .map_err(|error| Error::bug("a pipeline cannot be written as JSON").with_source(error))?;
     store.save_pipeline(&PipelineRecord {
@@ -104,10 +104,15 @@ impl Recorder {
             return;
         }
         self.written = Some((now, phase));
-        let written = serde_json::to_value(view.moment())
-            .map_err(|error| Error::bug("a status cannot be written as JSON").with_source(error))
-            .and_then(|status| self.store.save_status(&self.name, self.run, &status));
-        if let Err(error) = written {
+        match serde_json::to_value(view.moment()) {
+            Ok(status) => self.save(&status),
+            Err(error) => tracing::warn!(pipeline = %self.name, %error, "a status cannot be written as JSON"),
+        }
+    }
+
+    /// Writes down how things stand.
+    pub(crate) fn save(&self, status: &serde_json::Value) {
+        if let Err(error) = self.store.save_status(&self.name, self.run, status) {
             tracing::warn!(pipeline = %self.name, %error, "status not written");
         }
     }
@@ -130,7 +135,12 @@ impl Recorder {
             }
             Err(error) => (RunOutcome::Failed, Some(error.to_string()), serde_json::Value::Null),
         };
-        if let Err(error) = self.store.end_run(self.run, outcome, error.as_deref(), &summary) {
+        self.close(outcome, error.as_deref(), &summary);
+    }
+
+    /// Ends the record of a run of any kind.
+    pub(crate) fn close(self, outcome: RunOutcome, error: Option<&str>, summary: &serde_json::Value) {
+        if let Err(error) = self.store.end_run(self.run, outcome, error, summary) {
             tracing::warn!(pipeline = %self.name, %error, "end of the run not written");
         }
     }

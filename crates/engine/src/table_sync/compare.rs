@@ -16,11 +16,11 @@ const REQUESTS_MAX: u32 = 200;
 /// The trailing window: rows of the highest versions, which are looked at by themselves.
 const WINDOW_ROWS: u64 = 10_000;
 /// Rows that a manifest is asked for; ranges of more are halved.
-pub(super) const MANIFEST_ROWS: u64 = 20_000;
+const MANIFEST_ROWS: usize = 20_000;
 const MANIFEST_BYTES: usize = 8 << 20;
 /// Rows may have come since they were counted.
 pub(super) const BOUNDS: ManifestBounds =
-    ManifestBounds { rows_max: 2 * MANIFEST_ROWS as usize, bytes_max: MANIFEST_BYTES };
+    ManifestBounds { rows_max: 2 * MANIFEST_ROWS, bytes_max: MANIFEST_BYTES };
 /// Keys of surplus rows that are held before they are deleted.
 pub(super) const SURPLUS_MAX: usize = 200_000;
 
@@ -96,7 +96,7 @@ impl Sending<'_> {
             if near.same_rows(&far) {
                 continue;
             }
-            let is_small = near.rows.max(far.rows) <= MANIFEST_ROWS;
+            let is_small = near.rows.max(far.rows) <= MANIFEST_ROWS as u64;
             if is_small || next.range.from == next.range.to {
                 requests += 1;
                 self.compare_rows(&next.range, look, &mut compared).await?;

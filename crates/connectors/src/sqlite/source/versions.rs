@@ -167,6 +167,19 @@ fn no_version(column: &str) -> Error {
     .with_remedy("correct the value, or name another column with --version-column")
 }
 
+impl SqliteSource {
+    /// A look at a table's versions, over a connection of its own.
+    async fn versioned<T: Send + 'static>(
+        &self,
+        table: &Arc<TableSchema>,
+        column: usize,
+        look: impl FnOnce(Versioned) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (path, table) = (self.path.clone(), Arc::clone(table));
+        blocking(move || look(Versioned::open(&path, &table, column)?)).await
+    }
+}
+
 #[async_trait]
 impl Versions for SqliteSource {
     async fn bound(&self, table: &Arc<TableSchema>, column: usize) -> Result<Bound> {
@@ -185,8 +198,8 @@ impl Versions for SqliteSource {
         column: usize,
         range: &VersionRange,
     ) -> Result<VersionState> {
-        let (path, table, range) = (self.path.clone(), Arc::clone(table), *range);
-        blocking(move || Versioned::open(&path, &table, column)?.state(&range)).await
+        let range = *range;
+        self.versioned(table, column, move |versioned| versioned.state(&range)).await
     }
 
     async fn nth_last(
@@ -196,8 +209,8 @@ impl Versions for SqliteSource {
         range: &VersionRange,
         rows: u64,
     ) -> Result<Option<Version>> {
-        let (path, table, range) = (self.path.clone(), Arc::clone(table), *range);
-        blocking(move || Versioned::open(&path, &table, column)?.nth_last(&range, rows)).await
+        let range = *range;
+        self.versioned(table, column, move |versioned| versioned.nth_last(&range, rows)).await
     }
 
     async fn page(
@@ -206,10 +219,9 @@ impl Versions for SqliteSource {
         column: usize,
         page: &VersionPage<'_>,
     ) -> Result<VersionRows> {
-        let (path, table, range) = (self.path.clone(), Arc::clone(table), page.range);
+        let (range, max) = (page.range, (page.rows_max, page.bytes_max));
         let after = page.after.map(|place| (place.version, place.key.clone()));
-        let max = (page.rows_max, page.bytes_max);
-        blocking(move || Versioned::open(&path, &table, column)?.page(&range, after.as_ref(), max)).await
+        self.versioned(table, column, move |versioned| versioned.page(&range, after.as_ref(), max)).await
     }
 
     fn version(&self, column: &Column, values: &ArrayRef, row: usize) -> Result<Version> {

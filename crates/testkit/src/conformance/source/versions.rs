@@ -119,9 +119,11 @@ pub async fn pages_give_each_row_once_in_order(harness: &dyn SourceHarness) -> O
                 let key = versioned.standard.identity(row);
                 assert_eq!(*version, versioned.version(&key), "the version of {key:?}");
             }
-            let rows: Vec<Row> = found.into_iter().map(|(_, row)| row).collect();
+            let mut rows: Vec<Row> = found.into_iter().map(|(_, row)| row).collect();
+            rows.sort();
             let of_range = |row: &&Row| range.contains(versioned.version(&standard.identity(row)));
-            let expected: Vec<Row> = truth.iter().filter(of_range).cloned().collect();
+            let mut expected: Vec<Row> = truth.iter().filter(of_range).cloned().collect();
+            expected.sort();
             assert_rows(&format!("{} within {range:?}", standard.name()), &rows, &expected);
         }
     }
