@@ -14,7 +14,7 @@ use tokio::sync::{Notify, RwLock};
 
 use crate::board::Board;
 use crate::control::Control;
-use crate::letters::clerk::Pending;
+use crate::letters::clerk::{Clerk, Pending};
 use crate::letters::desk::Desk;
 use crate::loader::mending::Mending;
 use crate::pipeline::Pipeline;
@@ -240,20 +240,43 @@ impl Attempt {
     /// Commits a load and takes its delta, with what the destination added, into the checkpoint held here.
     pub(crate) async fn commit(&self, load: Box<dyn Load>, delta: &Delta) -> Result<Durable> {
         let durable = load.commit(delta).await?;
+        self.apply(delta, &durable)?;
+        Ok(durable)
+    }
+
+    /// As [`Attempt::commit`], of a load whose letters are in the delta: what the clerk has announced of them and what the
+    /// checkpoint has of them changes at once for all who ask how many there may be.
+    ///
+    /// # Errors
+    /// As [`Attempt::commit`].
+    pub(crate) async fn commit_with_letters(
+        &self,
+        load: Box<dyn Load>,
+        delta: &Delta,
+        clerk: &Clerk,
+    ) -> Result<Durable> {
+        let durable = load.commit(delta).await?;
+        let _pending = clerk.leave();
+        self.apply(delta, &durable)?;
+        Ok(durable)
+    }
+
+    /// Remembers what a load has committed.
+    fn apply(&self, delta: &Delta, durable: &Durable) -> Result<()> {
         let mut whole = delta.clone();
         for change in &mut whole.changes {
             if let Change::Chunk { entry, .. } = change {
                 entry.rows = durable.counts.applied;
             }
         }
-        whole.changes.extend(rereads_of(&durable));
+        whole.changes.extend(rereads_of(durable));
         let mut checkpoint = self.checkpoint();
         checkpoint.apply(&whole).map_err(|misfit| Error::bug(format!("after a commit: {}", misfit.0)))?;
         self.context.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&checkpoint.lanes);
         if whole.changes.iter().any(concerns_letters) {
             self.context.board.letters(&checkpoint.letters);
         }
-        Ok(durable)
+        Ok(())
     }
 
     /// What tables are made of now, as changes that follow their mark or reset. To be read before their chunks are planned:

@@ -309,7 +309,7 @@ async fn load_read(
             load
         }
     };
-    let durable = attempt.commit(load, &Delta::of(changes)).await?;
+    let durable = attempt.commit_with_letters(load, &Delta::of(changes), &clerk).await?;
     attempt.context.board.rows_done(&table.id, durable.counts.applied);
     Ok(())
 }

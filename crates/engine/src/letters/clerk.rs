@@ -2,7 +2,7 @@
 //! than may be, however many loads set rows aside at the same time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
 use syncline_core::{
@@ -21,6 +21,19 @@ use crate::restoring;
 pub(crate) struct Pending {
     loads: u64,
     added: BTreeMap<u64, Size>,
+}
+
+impl Pending {
+    /// What there will be if every open load commits as it is so far. What another load takes up gives no room before that is
+    /// committed.
+    fn after(&self, number: u64, before: Size) -> Size {
+        let mut after = before;
+        for (&other, &added) in &self.added {
+            let room = if other == number { i64::MIN } else { 0 };
+            after += Size { letters: added.letters.max(room), bytes: added.bytes.max(room) };
+        }
+        after
+    }
 }
 
 /// Letters and their bytes.
@@ -187,7 +200,7 @@ impl Clerk {
             let (letters, bytes) = desk.added();
             ours += Size { letters, bytes };
         }
-        // In this order: a load leaves the list after its letters are in the checkpoint.
+        // Under one lock with what a commit makes of both: a load is in the list or in the checkpoint.
         let mut pending = pending(&self.attempt);
         pending.added.insert(self.number, ours);
         let checkpoint = self.attempt.checkpoint();
@@ -195,9 +208,14 @@ impl Clerk {
         for letter in checkpoint.letters.values() {
             before += Size { letters: 1, bytes: i64::try_from(letter.bytes()).unwrap_or(i64::MAX) };
         }
-        let mut after = before;
-        pending.added.values().for_each(|&added| after += added);
-        (before, after)
+        (before, pending.after(self.number, before))
+    }
+
+    /// Takes the load off the list of those that are open. Its letters are to be in the checkpoint before the lock is let go.
+    pub(crate) fn leave(&self) -> MutexGuard<'_, Pending> {
+        let mut pending = pending(&self.attempt);
+        pending.added.remove(&self.number);
+        pending
     }
 
     /// How many rows may still be set aside.
@@ -224,7 +242,8 @@ impl Clerk {
         Ok(())
     }
 
-    /// Tries once more what was refused, and says what is to be committed. The clerk is to be dropped after the commit.
+    /// Tries once more what was refused, and says what is to be committed. To be committed by
+    /// [`Attempt::commit_with_letters`].
     ///
     /// # Errors
     /// As [`Load::offer`].
@@ -246,11 +265,11 @@ impl Clerk {
 
 impl Drop for Clerk {
     fn drop(&mut self) {
-        pending(&self.attempt).added.remove(&self.number);
+        drop(self.leave());
     }
 }
 
-fn pending(attempt: &Attempt) -> std::sync::MutexGuard<'_, Pending> {
+fn pending(attempt: &Attempt) -> MutexGuard<'_, Pending> {
     let pending: &Mutex<Pending> = &attempt.pending_letters;
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -263,5 +282,19 @@ pub(crate) fn warn_of(letters: &[Change]) {
         {
             tracing::warn!(letter = %id, table = %letter.table, reason = letter.reason, "a row is set aside");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_load_takes_up_gives_no_room_before_it_commits() {
+        let size = |letters| Size { letters, bytes: letters * 100 };
+        let pending = Pending { loads: 3, added: [(1, size(-4)), (2, size(3)), (3, size(1))].into() };
+        let after = |number| pending.after(number, size(10));
+        assert_eq!((after(2).letters, after(2).bytes), (14, 1400));
+        assert_eq!(after(1).letters, 10);
     }
 }

@@ -1,7 +1,7 @@
 //! Rows that refer to others, held back until everything else of their load is written: then each of them either finds the row
 //! it refers to, or is set aside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use syncline_core::{Error, ErrorKind, Load, Operation, Part, Result, TableId};
 
@@ -10,39 +10,56 @@ use super::lines::{groups, keys_of};
 use super::sift::picked;
 use crate::collapse::Lines;
 
-/// Bytes of rows that may be held back.
+/// Bytes of a load's changes of tables whose rows are held back.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Rows of a load that come last, by table, in order.
+/// What lets such a load be written after all.
+const REMEDY: &str = "let the user switch foreign keys off for its loads: as a superuser, GRANT SET ON PARAMETER \
+    session_replication_role TO the user; or drop the foreign key at the destination";
+
+/// Rows of a load that come last. A table has one part in such a load: what a part sets aside would be unknown to the changes
+/// of the next one, which are taken before anything is offered.
 #[derive(Default)]
 pub(crate) struct Withheld {
-    lines: BTreeMap<TableId, VecDeque<Lines>>,
-    bytes: usize,
+    lines: BTreeMap<TableId, Lines>,
+}
+
+/// Whether changes of tables whose rows come last may still be gathered. `bytes`: what they are now.
+///
+/// # Errors
+/// Data if they are too many.
+pub(crate) fn require_room(table: &TableId, bytes: usize) -> Result<()> {
+    if bytes <= BYTES_MAX {
+        return Ok(());
+    }
+    Err(too_hard(table, "the load is too large to find them"))
+}
+
+/// The changes of a table whose rows come last have two shapes in one load.
+pub(crate) fn two_shapes(table: &TableId) -> Error {
+    too_hard(table, "the load changes the table's shape, so they cannot be found")
+}
+
+fn too_hard(table: &TableId, why: &str) -> Error {
+    Error::new(ErrorKind::Data, format!("rows of a load refer to rows that are not there, and {why}"))
+        .with_table(table)
+        .with_remedy(REMEDY)
 }
 
 impl Withheld {
-    /// Holds rows of a table back. What can be written before is given back: deletes, which may be what lets a row go that
+    /// Holds the rows of a table back. What can be written before is given back: deletes, which may be what lets a row go that
     /// another table's rows referred to.
     ///
     /// # Errors
-    /// Data if they are too many.
+    /// A bug if rows of the table are held already.
     pub(crate) fn hold(&mut self, table: &TableId, lines: Lines) -> Result<Option<Lines>> {
-        let is_first = !self.lines.contains_key(table);
-        let (now, later) = if is_first && lines.batch.table.has_row_key() {
-            departures(&lines)?
-        } else {
-            (None, Some(lines))
-        };
-        let Some(later) = later else { return Ok(now) };
-        self.bytes += later.batch.bytes();
-        if self.bytes > BYTES_MAX {
-            return Err(Error::new(
-                ErrorKind::Data,
-                "rows of a load refer to rows that are not there, and the load is too large to find them",
-            )
-            .with_table(table));
+        let (now, later) =
+            if lines.batch.table.has_row_key() { departures(&lines)? } else { (None, Some(lines)) };
+        if let Some(later) = later
+            && self.lines.insert(table.clone(), later).is_some()
+        {
+            return Err(Error::bug("rows of a table are held back twice in a load").with_table(table));
         }
-        self.lines.entry(table.clone()).or_default().push_back(later);
         Ok(now)
     }
 
@@ -69,31 +86,24 @@ impl Withheld {
         Ok(written)
     }
 
-    /// Offers what comes next of each table, without looking for rows at fault.
+    /// Offers the rows of each table, without looking for rows at fault.
     async fn offer_whole(&mut self, load: &mut dyn Load) -> Result<u64> {
         let mut written = 0;
-        for lines in self.lines.values_mut() {
-            while let Some(next) = lines.front() {
-                if load.offer(Part::Changes(next.batch.clone())).await?.is_some() {
-                    break;
-                }
-                written += next.batch.len() as u64;
-                let _ = lines.pop_front();
+        let mut refused = BTreeMap::new();
+        for (table, lines) in std::mem::take(&mut self.lines) {
+            if load.offer(Part::Changes(lines.batch.clone())).await?.is_none() {
+                written += lines.batch.len() as u64;
+            } else {
+                refused.insert(table, lines);
             }
         }
-        self.lines.retain(|_, lines| !lines.is_empty());
+        self.lines = refused;
         Ok(written)
     }
 
     async fn sift_next(&mut self, load: &mut dyn Load, clerk: &mut Clerk) -> Result<u64> {
-        let mut written = 0;
-        if let Some((table, lines)) = self.lines.iter_mut().next()
-            && let Some(next) = lines.pop_front()
-        {
-            written = clerk.sift(load, table, &next).await?;
-        }
-        self.lines.retain(|_, lines| !lines.is_empty());
-        Ok(written)
+        let Some((table, lines)) = self.lines.pop_first() else { return Ok(0) };
+        clerk.sift(load, &table, &lines).await
     }
 }
 

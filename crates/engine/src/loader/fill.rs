@@ -16,7 +16,7 @@ use crate::lane::LaneReader;
 use crate::letters::care::Care;
 use crate::letters::clerk::{self, Clerk};
 use crate::letters::lines::pick;
-use crate::letters::withheld::Withheld;
+use crate::letters::withheld::{self, Withheld};
 use crate::loader::mending::Course;
 use crate::summary::Sum;
 
@@ -177,6 +177,9 @@ impl<'a> Filler<'a> {
             None => self.transactions.push((id.clone(), applied)),
         }
         if self.versions.get(id).is_some_and(|version| *version != batch.table.version) {
+            if self.care.withholds(id) {
+                return Err(withheld::two_shapes(id));
+            }
             self.flush().await?;
         }
         self.versions.insert(id.clone(), batch.table.version);
@@ -191,10 +194,19 @@ impl<'a> Filler<'a> {
             }
         };
         pushed.map_err(|error| error.with_table(id))?;
-        if self.parts.values().map(Collapse::bytes).sum::<usize>() >= PART_BYTES_MAX {
-            self.flush().await?;
+        self.flush_if_full(id).await
+    }
+
+    /// Writes the open parts once they are enough. `table`: the one that was added to.
+    async fn flush_if_full(&mut self, table: &TableId) -> Result<()> {
+        let (mut held, mut open) = (0, 0);
+        for (id, part) in &self.parts {
+            *(if self.care.withholds(id) { &mut held } else { &mut open }) += part.bytes();
         }
-        Ok(())
+        if self.care.withholds(table) {
+            withheld::require_room(table, held)?;
+        }
+        if open >= PART_BYTES_MAX { self.flush().await } else { Ok(()) }
     }
 
     /// What becomes of the changes of a table in recovery; `None` for any other.
@@ -210,10 +222,17 @@ impl<'a> Filler<'a> {
         })
     }
 
-    /// Writes the open parts to the load.
+    /// Writes the open parts to the load, but for those that come last.
     async fn flush(&mut self) -> Result<()> {
-        self.versions.clear();
-        for (id, part) in std::mem::take(&mut self.parts) {
+        let (held, parts) =
+            std::mem::take(&mut self.parts).into_iter().partition(|(id, _)| self.care.withholds(id));
+        self.parts = held;
+        self.versions.retain(|id, _| self.care.withholds(id));
+        self.close(parts).await
+    }
+
+    async fn close(&mut self, parts: BTreeMap<TableId, Collapse>) -> Result<()> {
+        for (id, part) in parts {
             let collapsed = part.finish().map_err(|error| error.with_table(&id))?;
             self.sum.superseded += collapsed.superseded;
             self.sum.skipped += collapsed.skipped;
@@ -262,7 +281,8 @@ impl<'a> Filler<'a> {
     }
 
     async fn finish(mut self) -> Result<Filled> {
-        self.flush().await?;
+        let parts = std::mem::take(&mut self.parts);
+        self.close(parts).await?;
         let letters = self.settle().await?;
         Ok(Filled {
             letters,
@@ -356,8 +376,7 @@ impl Filled {
         sum.applied += self.rows - self.surplus;
         let doubt = &attempt.context.in_doubt;
         *doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some((delta.clone(), sum));
-        let durable = attempt.commit(load, &delta).await?;
-        drop(self.clerk);
+        let durable = attempt.commit_with_letters(load, &delta, &self.clerk).await?;
         doubt.lock().unwrap_or_else(PoisonError::into_inner).take();
         let counts = durable.counts;
         if counts.applied + counts.unchanged + counts.rereads != self.rows {

@@ -119,7 +119,7 @@ impl Loader {
         let settled = clerk.settle(Some(load.as_mut())).await?;
         clerk::warn_of(&settled.changes);
         let changes = reread.changes.iter().cloned().chain(settled.changes).collect();
-        attempt.commit(load, &Delta { changes, reread_missing: true }).await?;
+        attempt.commit_with_letters(load, &Delta { changes, reread_missing: true }, &clerk).await?;
         attempt.context.board.tally(|sum| {
             sum.read += settled.taken_up;
             sum.superseded += settled.taken_up;

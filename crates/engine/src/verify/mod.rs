@@ -18,6 +18,7 @@
 //! A verification is a task of an attempt, beside the loader. It reads through connectors of its own, so that nothing it
 //! holds is the pipeline's, and writes nothing but the re-read list.
 
+mod aside;
 mod asks;
 mod looks;
 mod recovery;

@@ -11,9 +11,9 @@ use syncline_core::{Change, Error, ErrorKind, Lane, Moment, Result, RowKey, Tabl
 
 use crate::attempt::Attempt;
 use crate::diff::live::{is_exact, row_keys};
-use crate::diff::{Comparison, Counts, Found, Pairing, counts};
-use crate::letters;
+use crate::diff::{Comparison, Found, Pairing, counts};
 
+use super::aside::{self, Aside};
 use super::looks::{Candidate, Judged, Looks};
 use super::{Ask, TableVerified, Trouble, Verify};
 
@@ -110,7 +110,7 @@ async fn by_scan(looks: &Looks<'_>, mut report: TableVerified, ask: &Ask) -> Res
         return Ok(report);
     }
     report.drift = counts(&found.difference);
-    leave_out(&mut report, set_aside(looks.attempt, looks.table)?);
+    aside::leave_out(&mut report, &Aside::of(looks.attempt, looks.table)?);
     if report.left_over() > 0 && parts_have_changed(looks.attempt, looks.table).await? {
         return Ok(TableVerified::skipped(&looks.table.id, "parts of it came or went; verify again"));
     }
@@ -121,34 +121,6 @@ async fn by_scan(looks: &Looks<'_>, mut report: TableVerified, ask: &Ask) -> Res
         report.refused = Some("its rows cannot be read again one by one: it has no row key, or one of a type that is written in several ways".to_owned());
     }
     Ok(report)
-}
-
-/// How a table's dead letters show in a scan, where they cannot be told from other rows by their keys.
-fn set_aside(attempt: &Attempt, table: &TableSchema) -> Result<Counts> {
-    let mut all = Counts::default();
-    for letter in attempt.checkpoint().letters.values().filter(|letter| letter.table == table.id) {
-        let view = letters::view(letter, None)?;
-        let (has_row, wants_row) = (!view.moved_from.is_empty(), view.operation != "delete");
-        match (has_row || !wants_row, wants_row) {
-            (true, true) if table.has_row_key() => all.changed += 1,
-            (true, true) => (all.surplus, all.missing) = (all.surplus + 1, all.missing + 1),
-            (true, false) => all.surplus += 1,
-            (false, _) => all.missing += 1,
-        }
-    }
-    Ok(all)
-}
-
-/// Rows that are set aside are no drift.
-fn leave_out(report: &mut TableVerified, aside: Counts) {
-    let mut leave = |drift: &mut u64, aside: u64| {
-        let less = aside.min(*drift);
-        *drift -= less;
-        report.set_aside += less;
-    };
-    leave(&mut report.drift.missing, aside.missing);
-    leave(&mut report.drift.surplus, aside.surplus);
-    leave(&mut report.drift.changed, aside.changed);
 }
 
 /// Whether rows may have come or gone with a part of the table, without a word in the log, and nobody has noticed yet.
