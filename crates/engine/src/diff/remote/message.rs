@@ -65,9 +65,9 @@ pub(super) enum PushAsk {
     Hold { holding: Holding, by: String },
     /// Makes a table, or finds it fit; the body is JSON of it.
     BringIn { prepare: Option<Prepare> },
-    /// Opens a table for the requests of a table sync; the body is JSON of the source's, cut to the same columns. Answer: its
-    /// number.
-    Open { open: Open, version: usize },
+    /// Opens a table for the requests of a table sync; the body is a list of [`Open`] and of the source's table, cut to the same
+    /// columns, both as JSON, which may have many columns. Answer: its number.
+    Open { version: usize },
     /// [`syncline_core::Replica::state`]. Answer: the state.
     State { table: u32, range: VersionRange },
     /// [`syncline_core::Replica::manifest`]; the body is the place after which, if there is one. Answer: whether there is more; a

@@ -106,11 +106,12 @@ impl Push {
             classes: pairing.columns.iter().map(|column| column.class).collect(),
             key_columns: pairing.key_columns,
         };
+        let (right, left) = (json_of(&open)?, json_of(&bare(&pairing.left))?);
         Ok(AgentReplica {
             push: Arc::clone(self),
-            left: json_of(&bare(&pairing.left))?,
+            described: list::List::of([right.as_slice(), &left])?,
             table: pairing.left.id.clone(),
-            open,
+            key_columns: open.key_columns,
             version,
             opened: Mutex::default(),
         })
@@ -178,9 +179,9 @@ impl Push {
 pub(crate) struct AgentReplica {
     push: Arc<Push>,
     table: TableId,
-    open: Open,
-    /// The source's table, described.
-    left: Vec<u8>,
+    key_columns: usize,
+    /// Both sides' tables, as they are opened.
+    described: Vec<u8>,
     version: usize,
     /// Number of the connection and of the table on it.
     opened: Mutex<Option<(u64, u32)>>,
@@ -193,8 +194,8 @@ impl AgentReplica {
         if let Some(known) = opened.filter(|(on, _)| *on == epoch) {
             return Ok(known);
         }
-        let ask = PushAsk::Open { open: self.open.clone(), version: self.version };
-        let (number, _) = self.push.ask_on(epoch, ask, &self.left, 0).await?;
+        let ask = PushAsk::Open { version: self.version };
+        let (number, _) = self.push.ask_on(epoch, ask, &self.described, 0).await?;
         Ok(*opened.insert((epoch, number)))
     }
 
@@ -243,7 +244,7 @@ impl Replica for AgentReplica {
         let row = |row: &[&[u8]]| {
             let [key, version] = row else { return Err(malformed("a key without its version")) };
             let version = <[u8; 8]>::try_from(*version).map_err(|_| malformed("a version is a number"))?;
-            let key = list::row(key, self.open.key_columns)?;
+            let key = list::row(key, self.key_columns)?;
             Ok((ManifestKey::from(key), Version(i64::from_le_bytes(version))))
         };
         let rows = items.chunks(2).map(row).collect::<Result<_>>()?;

@@ -82,7 +82,7 @@ impl Writing {
                 self.held()?.bring_in(&table, prepare).await?;
                 Ok((Value::Null, Vec::new()))
             }
-            PushAsk::Open { open, version } => self.open(open, version, body).await,
+            PushAsk::Open { version } => self.open(version, body).await,
             PushAsk::State { table, range } => {
                 let state = self.table(table)?.replica.state(&range).await?;
                 Ok((json!(state), Vec::new()))
@@ -140,8 +140,11 @@ impl Writing {
         Ok((Value::Null, Vec::new()))
     }
 
-    async fn open(&mut self, open: Open, version: usize, body: &[u8]) -> Result<Answer> {
-        let left = Arc::new(plain(json_of(body)?)?);
+    async fn open(&mut self, version: usize, body: &[u8]) -> Result<Answer> {
+        let items = list::items(body)?;
+        let [open, left] = items[..] else { return Err(malformed("a table is opened by both its sides")) };
+        let open: Open = json_of(open)?;
+        let left = Arc::new(plain(json_of(left)?)?);
         let columns = open.columns.len();
         let key_columns = open.key_columns;
         let fits = version < columns

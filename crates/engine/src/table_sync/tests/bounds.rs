@@ -63,3 +63,22 @@ async fn a_row_that_was_given_up_comes_again_when_it_changes_and_not_before() {
     assert!(world.pass().await.equal);
     world.assert_equal();
 }
+
+/// Two rows of one version, of which one goes here and somebody deletes the other one there: the case that the histories found.
+#[tokio::test]
+async fn changes_that_cancel_each_other_are_found_with_the_next_one_that_does_not() {
+    let world = World::new(10);
+    world.change(|rows| rows.extend([(13, (12, 1)), (30, (12, 1))]));
+    assert!(world.pass().await.equal);
+    world.change(|rows| rows.retain(|id, _| *id != 13));
+    world.far.rows.lock().unwrap().remove(&30);
+    // What only the numbers of versions tell is not more than this.
+    world.change(|rows| rows.extend([(1000, (41, 0))]));
+    assert!(world.pass().await.equal && world.has_same_states());
+    let (near, far) = world.versions();
+    assert!(near != far && !far.contains_key(&30) && far.contains_key(&13));
+    world.change(|rows| rows.extend([(1001, (5, 0))]));
+    let passed = world.pass().await;
+    assert_eq!((passed.sent, passed.deleted, passed.equal), (2, 1, true));
+    world.assert_equal();
+}

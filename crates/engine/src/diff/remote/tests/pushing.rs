@@ -184,21 +184,25 @@ async fn whoever_asks_for_what_is_not_offered_is_refused_and_the_session_goes_on
         assert!(!error.to_string().contains("DROP"), "{error}");
     }
     raw(json!({ "bring_in": { "prepare": null } }), honest.clone()).await.unwrap();
-    let open = |name: &str, version: usize| {
-        json!({ "open": { "version": version, "open": {
+    let open = |version: usize| json!({ "open": { "version": version } });
+    let both = |name: &str, left: &[u8]| {
+        let right = json!({
             "table": { "schema": "s", "name": name }, "columns": table.columns, "classes": ["native", "native"],
-            "key_columns": 1 } } })
+            "key_columns": 1 });
+        list::List::of([right.to_string().as_bytes(), left]).unwrap()
     };
     let other = described(&|table| table["id"]["name"] = json!("other")).to_string().into_bytes();
     for (ask, body) in [
-        (open("t", 2), honest.clone()),
-        (open("no", 0), honest.clone()),
-        (open("t", 0), other),
-        (open("t", 0), vec![]),
+        (open(2), both("t", &honest)),
+        (open(0), both("no", &honest)),
+        (open(0), both("t", &other)),
+        (open(0), both("t", &[])),
+        (open(0), list::List::of([honest.as_slice()]).unwrap()),
+        (open(0), vec![]),
     ] {
         assert!(raw(ask.clone(), body).await.is_err(), "{ask}");
     }
-    let number = raw(open("t", 0), honest).await.unwrap().0.as_u64().unwrap();
+    let number = raw(open(0), both("t", &honest)).await.unwrap().0.as_u64().unwrap();
     for (ask, body) in [
         (json!({ "upsert": { "table": number } }), vec![7; 100]),
         (json!({ "upsert": { "table": number + 1 } }), vec![]),
@@ -221,4 +225,20 @@ async fn an_agent_without_consent_writes_nothing() {
     let refused = Push::open(agent, holding(), &[world.table().await]).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Configuration);
     assert!(refused.remedy().unwrap().contains("--writable"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_table_of_a_thousand_columns_is_pushed() {
+    let names: Vec<String> =
+        std::iter::once("id".to_owned()).chain((1..1000).map(|n| format!("v{n}"))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let source = Database::new();
+    let table = source.create_table(TableDefinition::new("s", "t", &names).key(&["id"]));
+    let row = |n: u64| (0..names.len()).map(|_| text(&key(n))).collect();
+    source.transaction(|transaction| (1..4).try_for_each(|n| transaction.insert(&table, row(n)))).unwrap();
+    let world = World { source, ..World::new(0).await };
+    let (push, far, rows) = world.replica().await;
+    far.upsert(&rows).await.unwrap();
+    assert_eq!(far.state(&VersionRange::ALL).await.unwrap().rows, 3);
+    push.close().await;
 }
