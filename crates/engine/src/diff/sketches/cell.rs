@@ -6,9 +6,10 @@
 //!
 //! A cell is *pure* if it holds one row, any number of times, on one side. It is recognised by the division of the hashes'
 //! sum by the count, by the place the hash belongs to, and by the checks' sum. The check of a sum says nothing about the
-//! checks of its parts, so a cell that is not pure passes with a probability of 2⁻³², times one over the number of places;
-//! a decode looks at no more than four times as many cells as the sketch has. And a row that was never there would leave
-//! cells behind that are not zero: it makes a decode fail rather than lie.
+//! checks of its parts; but the rows of a cell share the place's bits of their hashes, and so does what is divided. So a cell
+//! that is not pure passes with a probability of about 2⁻³³, whatever its place, and a decode looks at up to five times as
+//! many cells as the sketch has: of a sketch of 2²⁰ cells one in some thousand decodes meets such a cell. It does not lie for
+//! that: most such cells have no key, and what a decode finds is held against the digests ([`super::decode`]).
 //!
 //! Why the check depends on the row alone, though cells could be checked by their keys: an update puts the same key in
 //! twice. Where both rows meet in one cell, with a third, the key that is left is whole, and the row is not. Also an even
@@ -96,7 +97,7 @@ impl KeyField {
         &mut self.0
     }
 
-    /// The key of a pure cell. `None` if no key leaves this field: the other side has sent nonsense.
+    /// The key of a pure cell. `None` if no key leaves this field: there are several rows, or nonsense.
     pub(super) fn key(&self) -> Option<KeyRef> {
         let (bytes, tag) = (&self.0[..KEY_BYTES_MAX], self.0[KEY_BYTES_MAX]);
         let length = match tag {

@@ -34,4 +34,22 @@ impl TableDigest {
         self.check_sum = self.check_sum.wrapping_add(other.check_sum);
         self.key_sum = self.key_sum.wrapping_add(other.key_sum);
     }
+
+    /// Without what another side has: what the two differ by.
+    pub fn subtract(&mut self, other: &Self) {
+        self.rows = self.rows.wrapping_sub(other.rows);
+        self.row_sum = self.row_sum.wrapping_sub(other.row_sum);
+        self.check_sum = self.check_sum.wrapping_sub(other.check_sum);
+        self.key_sum = self.key_sum.wrapping_sub(other.key_sum);
+    }
+
+    /// Adds a row so often; negative: takes it away.
+    pub(super) fn add_copies(&mut self, row: RowHash, check: u64, key: KeyHash, copies: i64) {
+        let factor = copies.cast_unsigned();
+        self.rows = self.rows.wrapping_add(factor);
+        self.row_sum =
+            self.row_sum.wrapping_add(row.number().wrapping_mul(i128::from(copies).cast_unsigned()));
+        self.check_sum = self.check_sum.wrapping_add(check.wrapping_mul(factor));
+        self.key_sum = self.key_sum.wrapping_add(key.0.wrapping_mul(factor));
+    }
 }

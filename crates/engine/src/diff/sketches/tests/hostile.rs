@@ -92,7 +92,7 @@ proptest! {
             }
             sketch.cells_mut()[at as usize].add(&cell);
         }
-        let _ = sketch.decode(&key, Identity::Key);
+        let _ = sketch.decode(&key, Identity::Key, &TableDigest::default());
     }
 }
 
@@ -104,7 +104,67 @@ fn a_row_that_stands_in_one_cell_only_does_not_go_round() {
     let mut sketch = Sketch::new(size(12));
     let index = size(12).index(2, row);
     sketch.cells_mut()[index] = Cell::element(row, key.check(row), KeyField::of(b"k", key.key(b"k")));
-    assert!(matches!(sketch.decode(&key, Identity::Key), Ok(Decoded::Undecodable { .. })));
+    let digest = TableDigest::default();
+    assert!(matches!(sketch.decode(&key, Identity::Key, &digest), Ok(Decoded::Undecodable { .. })));
+}
+
+/// Rows that meet in a cell and look like one that is there: of their keys nothing whole is left, as of any two keys of one length.
+#[test]
+fn a_cell_that_only_looks_pure_is_no_contradiction() {
+    let key = hash_key(1);
+    let (first, second) = (key.row(b"first"), key.row(b"second"));
+    let sum = first.number().wrapping_add(second.number()) / 2;
+    let neither = RowHash::new(sum).expect("96 bits");
+    let field = |name: &[u8]| KeyField::of(name, key.key(name));
+    let mut cell = Cell::element(neither, key.check(neither), field(b"ab"));
+    cell.add(&Cell::element(neither, key.check(neither), field(b"cd")));
+    assert_eq!((cell.pure_row(&key, |_| true), cell.key.key()), (Some(neither), None));
+    let mut sketch = Sketch::new(size(8));
+    let index = size(8).index(0, neither);
+    sketch.cells_mut()[index] = cell;
+    let digest = TableDigest { rows: 2, ..TableDigest::default() };
+    let Ok(Decoded::Undecodable { estimate }) = sketch.decode(&key, Identity::Key, &digest) else {
+        panic!("it says that the other side lies")
+    };
+    assert!(estimate < 10, "{estimate}");
+}
+
+/// What fits the 32 bits of cells, and not the 64 of the digests, is not believed; nor is a key that is another one.
+#[test]
+fn what_is_decoded_is_held_against_the_digests() {
+    let key = hash_key(1);
+    let (row, name) = (key.row(b"row"), &b"k"[..]);
+    let mut sketch = Sketch::new(size(8));
+    for sub_table in 0..4 {
+        let index = size(8).index(sub_table, row);
+        sketch.cells_mut()[index] = Cell::element(row, key.check(row), KeyField::of(name, key.key(name)));
+    }
+    let honest =
+        TableDigest { rows: 1, row_sum: row.number(), check_sum: key.check(row), key_sum: key.key(name).0 };
+    let decode = |digest: TableDigest| sketch.clone().decode(&key, Identity::Key, &digest).unwrap();
+    assert!(matches!(decode(honest), Decoded::Difference(found) if found.rows() == 1));
+    for other in [
+        TableDigest { rows: 2, ..honest },
+        TableDigest { row_sum: honest.row_sum ^ 1, ..honest },
+        TableDigest { check_sum: honest.check_sum ^ 1 << 40, ..honest },
+        TableDigest { key_sum: honest.key_sum ^ 1, ..honest },
+    ] {
+        assert!(matches!(decode(other), Decoded::Undecodable { estimate: 1 }), "{other:?}");
+    }
+}
+
+/// A row that is taken out of a cell which only looked pure comes out of its other cells again, with the other sign.
+#[test]
+fn what_comes_out_with_both_signs_is_no_row() {
+    let key = hash_key(1);
+    let (row, name) = (key.row(b"row"), &b"k"[..]);
+    let element = Cell::element(row, key.check(row), KeyField::of(name, key.key(name)));
+    let mut sketch = Sketch::new(size(8));
+    let index = size(8).index(2, row);
+    sketch.cells_mut()[index] = element;
+    let digest = TableDigest { rows: 1, ..TableDigest::default() };
+    let Ok(Decoded::Undecodable { estimate }) = sketch.decode(&key, Identity::Key, &digest) else { panic!() };
+    assert!(estimate < 10, "each time that it came out is counted: {estimate}");
 }
 
 /// Two rows of one key meet a third in a cell: the key that is left over is whole, the row is not.

@@ -71,16 +71,18 @@ fn few_differences_cost_a_small_sketch() {
     assert!(traffic.received_bytes < 3_000, "{traffic:?}");
 }
 
-/// The difference of two sides that have nothing in common, as a sketch.
-fn difference(key: &HashKey, left: u64, right: u64, bits: u32) -> Sketch {
+/// What a sketch says of the difference of two sides that have nothing in common.
+fn decoded(key: &HashKey, left: u64, right: u64, bits: u32) -> Decoded {
     let side = |numbers: std::ops::Range<u64>| {
         let mut scan = Scanner::new(key.clone(), Identity::Key, KeyRange::ALL, size(bits));
         numbers.for_each(|number| scan.add_row(&number.to_be_bytes(), &number.to_be_bytes()));
         scan.finish()
     };
-    let mut sketch = side(0..left).sketch().clone();
-    sketch.subtract(side(left..left + right).sketch()).unwrap();
-    sketch
+    let (left, right) = (side(0..left), side(left..left + right));
+    let (mut sketch, mut digest) = (left.sketch().clone(), *left.digest());
+    sketch.subtract(right.sketch()).unwrap();
+    digest.subtract(right.digest());
+    sketch.decode(key, Identity::Key, &digest).unwrap()
 }
 
 /// Around and far beyond what a sketch holds it decodes to the truth or not at all, and most of what should fit does.
@@ -90,7 +92,7 @@ fn beyond_capacity_nothing_is_wrong() {
     for seed in 0..40 {
         let key = hash_key(seed);
         for rows in [20, 42, 46, 48, 50, 60, 100, 1_000, 5_000] {
-            match difference(&key, rows / 3, rows - rows / 3, 6).decode(&key, Identity::Key).unwrap() {
+            match decoded(&key, rows / 3, rows - rows / 3, 6) {
                 Decoded::Difference(found) => {
                     assert!(rows < 64, "{rows} rows in 64 cells");
                     assert_eq!((found.only_left.len() + found.only_right.len()) as u64, rows);
@@ -116,7 +118,7 @@ fn what_a_size_promises_decodes() {
         let key = hash_key(seed);
         let rows = size(bits).capacity();
         assert!(SketchSize::for_difference(rows) <= size(bits));
-        let decoded = difference(&key, rows / 2, rows - rows / 2, bits).decode(&key, Identity::Key).unwrap();
+        let decoded = decoded(&key, rows / 2, rows - rows / 2, bits);
         assert!(matches!(decoded, Decoded::Difference(_)), "{rows} rows in 2^{bits} cells: {decoded:?}");
     }
 }
@@ -130,9 +132,7 @@ fn estimates_are_near_the_truth() {
                 let (mut worst, mut sum) = (0f64, 0f64);
                 for seed in 0..8 {
                     let key = hash_key(seed);
-                    let sketch = difference(&key, left, rows - left, bits);
-                    let Decoded::Undecodable { estimate } = sketch.decode(&key, Identity::Key).unwrap()
-                    else {
+                    let Decoded::Undecodable { estimate } = decoded(&key, left, rows - left, bits) else {
                         panic!("{rows} rows in 2^{bits} cells decoded")
                     };
                     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
