@@ -19,11 +19,25 @@ impl UniqueColumns {
     }
 }
 
+/// An index that keeps all rows of a table apart by columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnforcedIndex {
+    /// Its name.
+    pub name: String,
+    /// Its columns.
+    pub of: UniqueColumns,
+    /// Whether two values are the same there just if their bytes are; else by a rule of their type (1.0 and 1.00, letters of
+    /// either case).
+    pub by_bytes: bool,
+    /// Whether the rows that are there were looked at, too; else it refuses only new ones.
+    pub valid: bool,
+}
+
 /// What a system enforces on a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UniqueIndexes {
     /// Those over columns and all rows, the primary key's too.
-    pub plain: Vec<UniqueColumns>,
-    /// The names of the others: over an expression, over some rows only, or with another rule than that equal bytes are equal.
+    pub plain: Vec<EnforcedIndex>,
+    /// The names of the others: over an expression, over some rows only, or with another rule than that equal values are equal.
     pub others: Vec<String>,
 }

@@ -7,7 +7,7 @@ use super::error::During;
 use super::quote::ident;
 use super::unique::UniqueIndex;
 use super::{MAIN, OURS, ddl};
-use syncline_core::unique::{UniqueColumns, UniqueIndexes};
+use syncline_core::unique::{EnforcedIndex, UniqueColumns, UniqueIndexes};
 
 /// A table as the file has it.
 #[derive(Debug, Clone)]
@@ -79,15 +79,21 @@ impl Table {
     /// What the file enforces, its row id's name too.
     pub(super) fn unique_indexes(&self) -> UniqueIndexes {
         let mut found = UniqueIndexes::default();
+        let plain = |name: &str, columns: Vec<String>| EnforcedIndex {
+            name: name.to_owned(),
+            of: UniqueColumns::named(columns),
+            by_bytes: true,
+            valid: true,
+        };
         if self.integer_key {
             let key = self.key.iter().map(|column| column.name.clone());
-            found.plain.push(UniqueColumns::named(key.collect()));
+            found.plain.push(plain("primary key", key.collect()));
         }
         for index in &self.unique {
             let columns: Option<Vec<String>> = index.terms.iter().map(|term| term.column.clone()).collect();
             let by_bytes = index.terms.iter().all(|term| term.collation.eq_ignore_ascii_case("BINARY"));
             match columns.filter(|_| index.predicate.is_none() && by_bytes) {
-                Some(columns) => found.plain.push(UniqueColumns::named(columns)),
+                Some(columns) => found.plain.push(plain(&index.name, columns)),
                 None => found.others.push(index.name.clone()),
             }
         }

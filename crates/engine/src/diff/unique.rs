@@ -8,8 +8,9 @@
 //! A row with NULL in one of the columns violates nothing, as everywhere in SQL, unless the columns say otherwise.
 //!
 //! Which columns are looked at: those that somebody names, and before a repair those that the destination enforces by an index
-//! over columns ([`Comparison::enforced`]) and the source does not. An index over an expression or over some rows is not looked
-//! at, which is said.
+//! over columns ([`Comparison::enforced`]) and the source does not, by a valid one and by the same rule. An index over an
+//! expression, over some rows, of one partition, or over values that are equal without having equal bytes is not looked at,
+//! which is said.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use syncline_core::digests::RepeatedIn;
-use syncline_core::unique::UniqueColumns;
-use syncline_core::{Error, Result, encoding};
+use syncline_core::unique::{EnforcedIndex, UniqueColumns};
+use syncline_core::{Class, Column, Error, Result, encoding};
 
 use super::comparison::Comparison;
 use super::side::Side;
@@ -61,7 +62,7 @@ pub(super) fn null() -> String {
 pub struct Enforced {
     /// Columns that are to be looked at: nothing else says that the source's rows are apart by them.
     pub to_check: Vec<UniqueColumns>,
-    /// What cannot be looked at: names of indexes over an expression or over some rows, and columns that are not compared.
+    /// What cannot be looked at: names of indexes, and columns that are not compared.
     pub not_checked: Vec<String>,
 }
 
@@ -142,15 +143,19 @@ impl Comparison {
         let mut enforced = Enforced { not_checked: there.others, ..Enforced::default() };
         for index in there.plain {
             let columns: Option<Vec<String>> =
-                index.columns.iter().map(|name| self.compared_as(name)).collect();
-            match columns {
-                None => enforced.not_checked.push(format!("({})", index.columns.join(", "))),
-                Some(columns) => {
-                    let index = UniqueColumns { columns, ..index };
-                    if !here.plain.iter().any(|known| self.implies(known, &index)) {
-                        enforced.to_check.push(index);
-                    }
-                }
+                index.of.columns.iter().map(|name| self.compared_as(name)).collect();
+            let Some(columns) = columns else {
+                enforced.not_checked.push(format!("({})", index.of.columns.join(", ")));
+                continue;
+            };
+            let wanted = EnforcedIndex { of: UniqueColumns { columns, ..index.of }, ..index };
+            if here.plain.iter().any(|known| self.implies(known, &wanted)) {
+                continue;
+            }
+            if wanted.by_bytes && wanted.of.columns.iter().all(|name| self.is_told_apart(name)) {
+                enforced.to_check.push(wanted.of);
+            } else {
+                enforced.not_checked.push(wanted.name);
             }
         }
         enforced.to_check.sort_unstable();
@@ -164,14 +169,42 @@ impl Comparison {
         self.pairing.columns.get(place).map(|column| column.name.clone())
     }
 
-    /// Whether rows that the source keeps apart so are apart by the other columns, too.
-    fn implies(&self, known: &UniqueColumns, wanted: &UniqueColumns) -> bool {
-        let is_there = |name: &String| wanted.columns.contains(name);
+    /// Whether rows that the source keeps apart so are apart by the other columns, too. Its index must have looked at all of them.
+    fn implies(&self, known: &EnforcedIndex, wanted: &EnforcedIndex) -> bool {
+        let is_there = |name: &String| wanted.of.columns.contains(name);
         let is_never_null =
             |name: &String| self.left.table.columns.iter().any(|c| c.name == *name && !c.nullable);
-        let nulls_fit =
-            known.nulls_are_equal || !wanted.nulls_are_equal || known.columns.iter().all(is_never_null);
-        known.columns.iter().all(is_there) && nulls_fit
+        let nulls_fit = known.of.nulls_are_equal
+            || !wanted.of.nulls_are_equal
+            || known.of.columns.iter().all(is_never_null);
+        let by_bytes = known.by_bytes && wanted.by_bytes;
+        let is_alike = |name: &String| self.is_alike(name, by_bytes);
+        known.valid && nulls_fit && known.of.columns.iter().all(|name| is_there(name) && is_alike(name))
+    }
+
+    /// A column of the source, what both are compared as, and the destination's column.
+    fn pair(&self, name: &str) -> Option<(&Column, Class, &Column)> {
+        let place = self.left.table.columns.iter().position(|column| column.name == name)?;
+        let class = self.pairing.columns.get(place)?.class;
+        Some((&self.left.table.columns[place], class, self.right.table.columns.get(place)?))
+    }
+
+    /// Whether both sides take the same values of a column for one.
+    fn is_alike(&self, name: &str, by_bytes: bool) -> bool {
+        self.pair(name).is_some_and(|(left, _, right)| {
+            let class = Class::of(&left.data_type);
+            // Times may be rounded there.
+            let is_exact =
+                matches!(class, Class::Integer | Class::Text | Class::Bytes | Class::Date | Class::Uuid);
+            left.native_type == right.native_type
+                || by_bytes && is_exact && class == Class::of(&right.data_type)
+        })
+    }
+
+    /// Whether the encoded values of the source are as many as they will be at the destination.
+    fn is_told_apart(&self, name: &str) -> bool {
+        let pair = self.pair(name);
+        pair.is_some_and(|(_, class, right)| class == Class::Native || class == Class::of(&right.data_type))
     }
 }
 
