@@ -236,6 +236,34 @@ async fn what_the_destination_keeps_unique_is_looked_at_before_a_row_is_written(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_not_valid_or_has_another_equality_proves_nothing() {
+    let Some(pair) = Pair::start().await else { return };
+    let table = "CREATE TABLE t (id int PRIMARY KEY, mail text, price numeric, code text)";
+    let rows = "INSERT INTO t SELECT i, 'm' || i % 900, i, i FROM generate_series(1, 1000) i";
+    pair.source.execute(SHOP, &format!("{table}; {rows}; CREATE UNIQUE INDEX code ON t (code)")).await;
+    let client = pair.source.client(SHOP).await;
+    let broken = client.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON t (mail)").await;
+    assert!(broken.is_err(), "a hundred values are there twice");
+    let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    assert_eq!(pair.ask_source(invalid).trim(), "1");
+    let indexes = "CREATE UNIQUE INDEX by_mail ON t (mail); CREATE UNIQUE INDEX by_price ON t (price); CREATE UNIQUE INDEX by_code ON t (code)";
+    pair.destination.execute(COPY, &format!("{table}; {indexes}")).await;
+    let refused = diff(&pair, &["--repair", "--guard", "all=off"]).ends_with(1);
+    for said in ["(mail) is not unique at the source, 100 values", "by_price"] {
+        assert!(refused.stdout.contains(said), "{said}: {}", refused.stdout);
+    }
+    assert!(
+        !refused.stdout.contains("by_code"),
+        "the source keeps it apart by the same rule: {}",
+        refused.stdout
+    );
+    assert_eq!(pair.ask_destination("SELECT count(*) FROM t").trim(), "0");
+    pair.source.execute(SHOP, "UPDATE t SET mail = id").await;
+    diff(&pair, &["--repair", "--guard", "all=off"]).ends_with(0);
+    pair.assert_equal(&Comparison::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_must_be_unique_is_looked_at_over_the_whole_source_before_a_row_is_written() {
     let Some(pair) = a_thousand_rows().await else { return };
     // Two rows of the same value, of which neither differs, and three of another, of which one does; NULL is no value.
