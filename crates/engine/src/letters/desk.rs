@@ -1,6 +1,6 @@
 //! The letters of one table as a load knows them: those it found, those it took up again, those it sets aside.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use syncline_core::key::append_key;
@@ -24,6 +24,8 @@ struct Aside {
     keys: Vec<RowKey>,
     note: Note,
     standing: Standing,
+    /// Only without a row key: a hash of the row as the source has it.
+    row: Option<u64>,
 }
 
 /// What is remembered of a letter beside its row.
@@ -60,6 +62,8 @@ pub(crate) struct TakenUp {
 pub(crate) struct Desk {
     table: TableId,
     asides: BTreeMap<LetterId, Aside>,
+    /// Only without a row key: letters by their rows.
+    by_row: HashMap<u64, BTreeSet<LetterId>>,
     /// Those of the checkpoint.
     found: BTreeSet<LetterId>,
     found_bytes: usize,
@@ -93,7 +97,16 @@ impl Desk {
         table: &TableId,
         letters: impl IntoIterator<Item = (&'a LetterId, &'a Letter)>,
     ) -> Result<Self> {
-        let mut asides = BTreeMap::new();
+        let mut desk = Self {
+            table: table.clone(),
+            asides: BTreeMap::new(),
+            by_row: HashMap::new(),
+            found: BTreeSet::new(),
+            found_bytes: 0,
+            taken_up: BTreeSet::new(),
+            notes: BTreeMap::new(),
+            superseded: 0,
+        };
         for (&id, letter) in letters.into_iter().filter(|(_, letter)| letter.table == *table) {
             let line = form::from_bytes(&letter.change).map_err(|error| error.with_table(table))?;
             let note = Note {
@@ -103,17 +116,41 @@ impl Desk {
                 first_at_ms: letter.first_at_ms,
                 last_at_ms: letter.last_at_ms,
             };
-            asides.insert(id, Aside { line, keys: letter.keys.clone(), note, standing: Standing::Found });
+            desk.found.insert(id);
+            desk.found_bytes += line.bytes();
+            desk.lay(id, line, letter.keys.clone(), note, Standing::Found)?;
         }
-        Ok(Self {
-            table: table.clone(),
-            found: asides.keys().copied().collect(),
-            found_bytes: asides.values().map(|aside| aside.line.bytes()).sum(),
-            asides,
-            taken_up: BTreeSet::new(),
-            notes: BTreeMap::new(),
-            superseded: 0,
-        })
+        Ok(desk)
+    }
+
+    fn lay(
+        &mut self,
+        id: LetterId,
+        line: ChangeBatch,
+        keys: Vec<RowKey>,
+        note: Note,
+        standing: Standing,
+    ) -> Result<()> {
+        let row = keyless::hash_of(&line)?;
+        let _ = self.lift(id);
+        if let Some(row) = row {
+            self.by_row.entry(row).or_default().insert(id);
+        }
+        self.asides.insert(id, Aside { line, keys, note, standing, row });
+        Ok(())
+    }
+
+    fn lift(&mut self, id: LetterId) -> Option<Aside> {
+        let aside = self.asides.remove(&id)?;
+        if let Some(row) = aside.row
+            && let Some(ids) = self.by_row.get_mut(&row)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_row.remove(&row);
+            }
+        }
+        Some(aside)
     }
 
     /// Letters, and bytes of their rows near enough, that there are now beyond those that were found.
@@ -162,7 +199,7 @@ impl Desk {
     pub(crate) fn take(&mut self, ids: BTreeSet<LetterId>) -> Vec<(LetterId, ChangeBatch)> {
         let mut lines = Vec::with_capacity(ids.len());
         for id in ids {
-            let Some(aside) = self.asides.remove(&id) else { continue };
+            let Some(aside) = self.lift(id) else { continue };
             if self.found.contains(&id) {
                 self.taken_up.insert(id);
             }
@@ -309,8 +346,7 @@ impl Desk {
         let line = pick(&lines.batch, &[row])?;
         let keys = keys_of(&line, 0)?;
         let id = lines.letters[row].unwrap_or_else(next);
-        self.asides.insert(id, Aside { line, keys, note, standing });
-        Ok(())
+        self.lay(id, line, keys, note, standing)
     }
 
     /// These letters were tried once more, in vain.

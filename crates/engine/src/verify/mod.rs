@@ -11,6 +11,7 @@
 //! | `asks` | asking a pipeline that runs |
 //! | `watch` | which rows the loader touches, and how far it has come |
 //! | `looks` | when a difference counts, and why |
+//! | `aside` | what dead letters make differ where rows have no key to go by |
 //! | `table` | one table from scan to repair |
 //! | `recovery` | tables that have lost changes |
 //! | `report` | what was found |
