@@ -94,7 +94,7 @@ fn connections(texts: &[String]) -> Result<BTreeMap<String, String>> {
 fn may_be_written(names: &[String], connections: &BTreeMap<String, String>) -> Result<BTreeSet<String>> {
     let named = |name: &String| {
         let url = connections.get(name).ok_or_else(|| {
-            Error::configuration(format!("`{name}` is to be writable and is no connection of this agent"))
+            Error::configuration(format!("`{name}` is to be writable, but is no connection of this agent"))
                 .with_remedy("name one of the agent's connections")
         })?;
         registry::destination(url).map_err(|error| error.context(format!("connection `{name}`")))?;

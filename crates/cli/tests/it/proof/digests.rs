@@ -10,6 +10,7 @@ use serde_json::Value;
 use syncline_testkit::compare::postgres::Comparison;
 use syncline_testkit::process::Outcome;
 
+use super::agents::Agent;
 use super::diff::{PLANTED, counts, diff, tables, two_equal_sides};
 use super::pair::{COPY, Pair, SHOP};
 use crate::process::EndsWith;
@@ -258,7 +259,29 @@ async fn what_a_database_cannot_hash_as_the_other_does_is_refused() {
     assert!(refused.stderr.contains("--digest default"), "{}", refused.stderr);
     diff(&pair, &[]).ends_with(0);
     diff(&pair, &[&INSIDE[..], &["--exclude-column", "public.t.day"]].concat()).ends_with(0);
-    // Neither can a file, nor is there anything to be won beside an agent.
+    // What no value of the class stands for is told with the remedy.
+    pair.source
+        .execute(
+            SHOP,
+            "CREATE TABLE late (id int PRIMARY KEY, day date); INSERT INTO late VALUES (1, 'infinity')",
+        )
+        .await;
+    pair.destination.execute(COPY, "CREATE TABLE late (id bigint PRIMARY KEY, day date)").await;
+    let late = [&INSIDE[..], &["--table", "public.late"]].concat();
+    let refused = diff(&pair, &late);
+    assert!(refused.code().is_some_and(|code| ![0, 3].contains(&code)), "{refused:?}");
+    assert!(
+        refused.stderr.contains("late") && refused.stderr.contains("--exclude-column"),
+        "{}",
+        refused.stderr
+    );
+    diff(&pair, &[&late[..], &["--exclude-column", "public.late.day"]].concat()).ends_with(3);
+    // There is nothing to be won beside an agent.
+    let agent = Agent::start(&pair.room, &pair.source.url(SHOP), &[]);
+    let refused =
+        pair.room.run(&[&["diff", &agent.url(), &pair.destination.url(COPY)], &INSIDE[..]].concat());
+    assert!(refused.ends_with(2).stderr.contains("an agent sums its rows up itself"));
+    // Nor can a file.
     let [left, right] = ["a.db", "b.db"].map(|name| {
         let file = rusqlite::Connection::open(pair.room.path(name)).unwrap();
         file.execute_batch("CREATE TABLE t (id int PRIMARY KEY)").unwrap();

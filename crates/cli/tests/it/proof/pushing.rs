@@ -103,7 +103,7 @@ async fn nothing_is_written_without_consent_and_only_so() {
     let named = format!("no=sqlite:{}", pair.room.path("a.db").display());
     let wrong = ["agent", "--connection", &named, "--token-file", "token", "--writable", "other"];
     let refused = pair.room.run(&wrong).ends_with(2);
-    assert!(refused.stderr.contains("--writable"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`other` is to be writable, but is no connection"), "{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
