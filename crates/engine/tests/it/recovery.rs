@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use syncline_core::{Prepare, Reaction, TablePhase};
 use syncline_engine::diff::Guard;
@@ -13,6 +14,9 @@ use syncline_testkit::memory::{
 
 use crate::support::{Shop, key, pipeline, run};
 use crate::verify::{sides, write};
+
+/// A run takes about a second; one that does not end names its seed instead of holding everything up.
+const RUN_MAX: Duration = Duration::from_secs(180);
 
 /// The seeds that were asked for, else these.
 pub(crate) fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
@@ -57,7 +61,9 @@ async fn live(seed: u64) {
     let mut tries = 0;
     loop {
         tries += 1;
-        match run(recovering(&shop, &destination, &faults, dir.path())).await {
+        let recovered = run(recovering(&shop, &destination, &faults, dir.path()));
+        let recovered = tokio::time::timeout(RUN_MAX, recovered).await;
+        match recovered.unwrap_or_else(|_| panic!("seed {seed}: a run that does not end, try {tries}")) {
             Ok(summary) => {
                 assert!(summary.sum.is_complete() && summary.stopped.is_empty(), "seed {seed}: {summary:?}");
                 break;
